@@ -1,0 +1,123 @@
+"""`make bench`: measure the router beside other proxies in one run and write down what came out.
+
+Usage: python -m benchmarks.bench [--quick] [--rows cost,mirror,...] [--rounds N] [--without-router] [--render]
+
+A row that cannot be measured is reported as such and the others go on; the exit status is 1 then, and also when the
+surroundings are not fit to measure in. A missed target is a finding, not a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+from benchmarks import machine, render, upstreams
+from benchmarks.processes import ROOT, BenchError, choose_cores
+from benchmarks.result import Report, Row
+from benchmarks.rows import bulk, cost, events, latency, memory, pairs, switching
+from benchmarks.setting import Setting
+
+ROWS: dict[str, Callable[[Setting], Row]] = {
+    "cost": cost.cost,
+    "mirror": cost.mirror,
+    "mirror_paced": cost.mirror_paced,
+    "p99": latency.added,
+    "hang": latency.hanging_green,
+    "upload": bulk.upload,
+    "large": bulk.download,
+    "events": events.events,
+    "idle": memory.idle,
+    "growth": memory.growth,
+    "switch": switching.switching,
+    "pairs": pairs.pairs,
+}
+ROUTER_ONLY = {"growth", "switch", "pairs"}
+
+
+def say(line: str) -> None:
+    """One line of progress."""
+    print(f"{datetime.datetime.now():%H:%M:%S} {line}", file=sys.stderr, flush=True)
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """The command line. Exits with status 2 and one line when it is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench", description="Measure the router beside other proxies.")
+    parser.add_argument("--rows", default=",".join(ROWS), help=f"which rows, of {', '.join(ROWS)}")
+    parser.add_argument("--rounds", type=int, help="interleaved rounds (default 5, with --quick 1)")
+    parser.add_argument("--quick", action="store_true", help="short measurements, to see that everything runs")
+    parser.add_argument("--without-router", action="store_true", help="the peers alone")
+    parser.add_argument("--render", action="store_true", help="write the document again from results.json, measure nothing")
+    parsed = parser.parse_args(arguments)
+    parsed.rows = parsed.rows.split(",")
+    unknown = [name for name in parsed.rows if name not in ROWS]
+    if unknown:
+        parser.error(f"there is no row {unknown[0]!r}; there are {', '.join(ROWS)}")
+    if parsed.rounds is not None and parsed.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    parsed.rounds = parsed.rounds or (1 if parsed.quick else 5)
+    return parsed
+
+
+def measure(parsed: argparse.Namespace) -> Report:
+    """Run the rows that were asked for. Raises BenchError when nothing can be measured here."""
+    machine.ensure_programs(say)
+    machine.raise_open_files()
+    cores = choose_cores()
+    described = machine.describe(cores)
+    started, stolen = time.monotonic(), machine.stolen_seconds()
+    clock = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
+    rows = []
+    with upstreams.serving(cores) as servers:
+        setting = Setting(cores, servers, parsed.rounds, 0.25 if parsed.quick else 1.0, not parsed.without_router, say)
+        for name in parsed.rows:
+            if name in ROUTER_ONLY and parsed.without_router:
+                continue
+            rows.append(one_row(name, setting))
+    elapsed = time.monotonic() - started
+    described["time taken by the hypervisor"] = f"{100 * (machine.stolen_seconds() - stolen) / elapsed:.1f} % of one core"
+    return Report(
+        described,
+        machine.versions(not parsed.without_router),
+        clock,
+        parsed.rounds,
+        parsed.quick,
+        elapsed / 60,
+        tuple(rows),
+    )
+
+
+def one_row(name: str, setting: Setting) -> Row:
+    """A row, or what kept it from being measured."""
+    try:
+        return ROWS[name](setting)
+    except (BenchError, OSError) as error:
+        say(f"{name} could not be measured: {error}")
+        return Row(name, name, "", "", failed=str(error).splitlines()[0])
+
+
+def main(arguments: list[str]) -> int:
+    """Run, write, and say where. The exit status."""
+    parsed = parse_arguments(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `with` blocks end what they started
+    try:
+        report = render.read(ROOT / "results.json") if parsed.render else measure(parsed)
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except FileNotFoundError:
+        print("bench: there is no benchmarks/results.json yet: run without --render first", file=sys.stderr)
+        return 1
+    render.write(report, ROOT)
+    for row in report.rows:
+        for check in row.checks:
+            print(f"{'ok    ' if check.reached else 'MISSED'} {row.title}: {check.what} {check.value} ({check.must})")
+    print(f"written: {ROOT / 'README.md'}")
+    return 1 if any(row.failed for row in report.rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

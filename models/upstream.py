@@ -1,0 +1,217 @@
+"""One connection to a model server, as an asyncio protocol: sends a request, tells a receiver what comes back.
+
+A connection carries one exchange at a time. It knows when an answer is over, hands itself back to its server's idle list
+before it says so, and reports a failure once, with its kind and whether any byte of the answer had come; what follows from
+that (a retry, a fallback, an error to the client) is the receiver's decision. The router's exchanges stream through it, the
+shadow's twins collect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol, cast
+
+from models.framing import Body, FramingError, UntilCloseBody, body_of
+from models.http1 import HttpError, ResponseHead, parse_response
+
+if TYPE_CHECKING:
+    from models.pool import Server
+
+MAX_INTERIM = 16  # 1xx answers before the final one; a server that sends more is broken
+
+
+class Receiver(Protocol):
+    """Who made the request. Calls come in the order interim*, answer, more*, with `done` at the end, or `broken` once."""
+
+    def interim(self, head: ResponseHead) -> None:
+        """A 1xx answer came before the final one (RFC 9110, 15.2)."""
+
+    def answer(self, head: ResponseHead, data: bytes, done: bool) -> None:
+        """The final head, with what of the body came along."""
+
+    def more(self, data: bytes, done: bool) -> None:
+        """More of the body, as it is framed on the wire."""
+
+    def upgraded(self, head: ResponseHead, data: bytes) -> None:
+        """101: from here on the connection is a tunnel, and its bytes come through `more`."""
+
+    def broken(self, detail: str, answered: bool) -> None:
+        """The connection failed; `answered` when at least one byte of an answer had come."""
+
+    def writable(self, ready: bool) -> None:
+        """The server takes more bytes, or for now no more."""
+
+
+class Upstream(asyncio.Protocol):
+    """A connection to `server`. `reused` says that it has carried an exchange before, so that it may have gone stale."""
+
+    __slots__ = (
+        "_body",
+        "_held",
+        "_interims",
+        "_reusable",
+        "_tunnel",
+        "idle_since",
+        "method",
+        "receiver",
+        "reused",
+        "sent",
+        "server",
+        "transport",
+    )
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.receiver: Receiver | None = None
+        self.reused = False
+        self.idle_since = 0.0
+        self.method = b""
+        self._held = b""
+        self._body: Body | None = None
+        self._reusable = True
+        self.sent = False  # the request has left whole
+        self._tunnel = False
+        self._interims = 0
+
+    def send(self, receiver: Receiver, method: bytes, data: bytes, *, whole: bool) -> None:
+        """Begin an exchange with the request's head and what of its body is there; `whole` when that is all."""
+        self.receiver = receiver
+        self.method = method
+        self.sent = whole
+        self._interims = 0
+        self.transport.write(data)
+
+    def write(self, data: bytes, *, whole: bool) -> None:
+        """More of the request's body, or of the tunnel."""
+        self.sent = whole
+        self.transport.write(data)
+
+    def drop(self) -> None:
+        """Leave the exchange and close the connection; the receiver hears nothing more."""
+        self.receiver = None
+        self.transport.abort()
+
+    # --- asyncio's side ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection stands."""
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the answer."""
+        receiver = self.receiver
+        if receiver is None:
+            # An answer nobody asked for (or bytes after the last one): nothing that follows could be trusted.
+            self.server.forget(self)
+            self.transport.abort()
+        elif self._tunnel:
+            receiver.more(data, False)
+        elif self._body is None:
+            self._head_received(receiver, self._held + data if self._held else data)
+        else:
+            self._body_received(receiver, self._body, data)
+
+    def eof_received(self) -> None:
+        """The server has said all it will say; the transport closes itself."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end: of an answer that lasts until the close, or of an exchange in its middle."""
+        self.server.forget(self)
+        receiver = self.receiver
+        if receiver is None:
+            return
+        self.receiver = None
+        if self._tunnel or (exc is None and isinstance(self._body, UntilCloseBody)):
+            receiver.more(b"", True)
+        else:
+            answered = self._body is not None or bool(self._held)
+            receiver.broken("the connection was closed before the answer was whole", answered)
+
+    def pause_writing(self) -> None:
+        """The server is slow to take the request."""
+        if self.receiver is not None:
+            self.receiver.writable(False)
+
+    def resume_writing(self) -> None:
+        """The server has caught up."""
+        if self.receiver is not None:
+            self.receiver.writable(True)
+
+    # --- the answer ---
+
+    def _head_received(self, receiver: Receiver, data: bytes) -> None:
+        try:
+            head = parse_response(data, self.method)
+            while head is not None and head.status < 200 and head.status != 101:
+                self._interims += 1
+                if self._interims > MAX_INTERIM:
+                    raise HttpError(502, "the server sends one interim answer after another")
+                receiver.interim(head)
+                if self.receiver is not receiver:
+                    return
+                data = data[len(head.raw) :]
+                head = parse_response(data, self.method) if data else None
+            if head is None:
+                self._held = data
+                return
+            self._held = b""
+            start = len(head.raw)
+            if head.status == 101:
+                self._tunnel = True
+                receiver.upgraded(head, data[start:])
+                return
+            length = head.length
+            if 0 <= length == len(data) - start:
+                # The whole answer in one piece, which is what a small prediction is.
+                self.receiver = None
+                self.reused = True
+                if head.reusable and self.sent and not self.server.retired:
+                    self.idle_since = 0.0
+                    self.server.idle.append(self)
+                else:
+                    self.transport.close()
+                receiver.answer(head, data[start:], True)
+                return
+            body = body_of(length)
+            end = body.feed(data, start)
+        except (HttpError, FramingError) as error:
+            self._garbage(receiver, str(error))
+            return
+        if body.done:
+            # Bytes after the end are not an answer to anything: RFC 9112, 6.3 has the connection closed.
+            self._over(head.reusable and end == len(data))
+            receiver.answer(head, data[start:end], True)
+            return
+        self._body = body
+        self._reusable = head.reusable
+        receiver.answer(head, data[start:end], False)
+
+    def _body_received(self, receiver: Receiver, body: Body, data: bytes) -> None:
+        try:
+            end = body.feed(data)
+        except FramingError as error:
+            self._garbage(receiver, str(error))
+            return
+        if not body.done:
+            receiver.more(data, False)
+            return
+        self._over(self._reusable and end == len(data))
+        receiver.more(data if end == len(data) else data[:end], True)
+
+    def _over(self, reusable: bool) -> None:
+        """The answer is whole: back to the idle connections, or closed if another exchange could not trust it."""
+        self.receiver = None
+        self._body = None
+        self._held = b""
+        self.reused = True
+        if reusable and self.sent:
+            self.server.keep(self)
+        else:
+            self.transport.close()
+
+    def _garbage(self, receiver: Receiver, detail: str) -> None:
+        answered = self._body is not None
+        self.receiver = None
+        self.transport.abort()
+        receiver.broken(detail, answered)

@@ -1,0 +1,158 @@
+"""What the control API says, as tables for people.
+
+Every function takes a document of the API and gives something that rich prints; nothing is asked of the router here.
+Colours are rich's business, and off where NO_COLOR is set or nobody watches.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+ARM_STYLE = {"blue": "bold blue", "green": "bold green"}
+VERDICT_STYLE = {"promote": "bold green", "rollback": "bold red", "hold": "bold yellow"}
+
+
+def console() -> Console:
+    """Where tables go: stdout; wide enough for whole lines when that is a file or a pipe."""
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=False)
+
+
+def status(document: Mapping[str, Any]) -> Group:
+    """`GET /v1/status`."""
+    share = document["split"]["green_percent"]
+    arms = Table(title=None)
+    for name in ("arm", "model", "servers"):
+        arms.add_column(name, overflow="fold")
+    for name in ("share", "requests", "errors", "fallbacks", "p50 ms", "p95 ms", "p99 ms"):
+        arms.add_column(name, justify="right")
+    for colour, part in (("blue", 100 - share), ("green", share)):
+        arm, counts = document[colour], document["arms"][colour]
+        if arm is None:
+            arms.add_row(Text(colour, style=ARM_STYLE[colour]), Text("none yet", style="dim"))
+            continue
+        latency = counts["latency_ms"]
+        arms.add_row(
+            Text(colour, style=ARM_STYLE[colour]),
+            escape(arm["name"]),
+            _servers(arm["servers"]),
+            f"{part:g} %",
+            *(f"{counts[what]:,}" for what in ("requests", "errors", "fallbacks")),
+            *(milliseconds(latency[level]) for level in ("p50", "p95", "p99")),
+        )
+    workers = ", ".join(f"{w['pid']} (revision {w['revision']}, {w['requests']:,} requests)" for w in document["workers"])
+    split, shadow = document["split"], document["shadow"]
+    how = f"by {split['key']}, salt {split['salt']!r}" if split["key"] else "by chance"
+    running = "" if shadow.get("running", True) else ", but its process does not run"
+    return Group(
+        arms,
+        f"revision {document['revision']}, split {how}; shadow {shadow['percent']:g} %{running}; "
+        f"rollout {document['rollout']['state']}",
+        f"workers: {workers or 'none runs'}",
+    )
+
+
+def evidence(document: Mapping[str, Any]) -> Group:
+    """`GET /v1/evidence`: the rates with their intervals, what was left out, and the verdict with its reasons."""
+    table = Table(title=None)
+    table.add_column("what")
+    for name in ("n", "rate", "interval"):
+        table.add_column(name, justify="right")
+    table.add_row("green agrees with blue", *_rate(document["agreement"]))
+    table.add_row("blue agrees with itself", *_rate(document["noise"]))
+    arms = document.get("arms") or {}
+    names = " against ".join(escape(arms[colour]["name"]) for colour in ("green", "blue") if arms.get(colour))
+    verdict = document["verdict"]
+    lines: list[Any] = [
+        f"release {document['release']}: {names or 'no green yet'}",
+        table,
+        f"{document['pairs']:,} pairs compared, {document['dropped']:,} sampled exchanges not compared",
+    ]
+    if numbers := _flat(document.get("latency") or {}):
+        lines.append(_pairs_table("latency", numbers))
+    if numbers := _flat(document.get("errors") or {}):
+        lines.append(_pairs_table("errors", numbers))
+    word = Text(verdict["verdict"], style=VERDICT_STYLE.get(verdict["verdict"], ""))
+    lines.append(Text.assemble("verdict: ", word))
+    lines += [f"  - {escape(str(reason))}" for reason in verdict["reasons"]]
+    return Group(*lines)
+
+
+def history(document: Mapping[str, Any]) -> Table:
+    """`GET /v1/history`."""
+    table = Table(title=None)
+    for name in ("when", "revision", "who", "what", "why"):
+        table.add_column(name, overflow="fold")
+    for entry in document["history"]:
+        table.add_row(
+            moment(entry["when"]),
+            str(entry.get("revision") or ""),
+            escape(entry["who"]),
+            escape(entry["action"]),
+            escape(entry["why"]),
+        )
+    return table
+
+
+def pairs(document: Mapping[str, Any]) -> Table:
+    """`GET /v1/pairs`."""
+    table = Table(title=None)
+    for name in ("when", "request", "agree", "difference"):
+        table.add_column(name, overflow="fold")
+    for pair in document["pairs"]:
+        agree = Text("yes", style="green") if pair["agree"] else Text("no", style="red")
+        table.add_row(moment(pair["when"]), escape(pair["request_id"]), agree, escape(pair["disagreement"] or ""))
+    return table
+
+
+def milliseconds(value: float | None) -> str:
+    """Three significant digits; a dash for what was not measured."""
+    return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def moment(seconds: float) -> str:
+    """A time of the epoch as local date and time."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _servers(servers: Sequence[Mapping[str, Any]]) -> Text:
+    text = Text()
+    for index, server in enumerate(servers):
+        text.append("\n" if index else "")
+        text.append(server["url"])
+        text.append("" if server["healthy"] else " down", style="bold red")
+    return text
+
+
+def _rate(rate: Mapping[str, Any]) -> tuple[str, str, str]:
+    low, high = rate["ci"]
+    return f"{rate['n']:,}", "-" if rate["rate"] is None else f"{rate['rate']:.4f}", f"{low:.4f} to {high:.4f}"
+
+
+def _flat(value: object, prefix: str = "") -> list[tuple[str, str]]:
+    """The leaves of a document as rows of a dotted name and a text."""
+    if isinstance(value, Mapping):
+        return [row for key, item in value.items() for row in _flat(item, f"{prefix}.{key}" if prefix else str(key))]
+    if isinstance(value, list | tuple):
+        return [(prefix, " to ".join(_leaf(item) for item in value))] if value else []
+    return [] if value is None else [(prefix, _leaf(value))]
+
+
+def _leaf(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _pairs_table(title: str, rows: Sequence[tuple[str, str]]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column("what")
+    table.add_column("value", justify="right", overflow="fold")
+    for name, text in rows:
+        table.add_row(escape(name), escape(text))
+    return table

@@ -1,0 +1,240 @@
+"""One client's connection: cuts its bytes into requests, one exchange at a time, in order.
+
+What follows a request that is being answered (a pipelined request, or a body that goes on) waits in the kernel or in a
+bounded buffer, so answers leave in the order of their requests (RFC 9112, 9.3.2) and a client cannot make the worker hold
+more than the bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, cast
+
+from models.http1 import HttpError, RequestHead, parse_request
+from router.proxy import answers
+from router.proxy.exchange import Exchange
+from router.proxy.forwarded import connection_fields
+
+if TYPE_CHECKING:
+    from router.proxy.gateway import Gateway
+
+PIPELINE_BYTES: Final = 64 * 1024
+LINGER_SECONDS: Final = 2.0
+
+
+class Downstream(asyncio.Protocol):
+    """A client's connection.
+
+    `exchange` is the request that is being answered; `since` is when the connection last became idle, or when the first byte of
+    an unfinished head came. `full` says that the client is slow to take its answer.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_last",
+        "_lingering",
+        "exchange",
+        "forwarded",
+        "full",
+        "gateway",
+        "host",
+        "own_fields",
+        "paused",
+        "peer",
+        "reading_head",
+        "since",
+        "transport",
+    )
+
+    def __init__(self, gateway: Gateway, scheme: bytes) -> None:
+        self.gateway = gateway
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.exchange: Exchange | None = None
+        self.peer = ""
+        self.forwarded = scheme
+        self.full = False
+        self.since = 0.0
+        self.reading_head = False
+        self.host: bytes | None = None
+        self.own_fields = b""  # the lines that the router adds for requests to `host`
+        self.paused = False
+        self._buffer = b""
+        self._last = False  # no further request is read
+        self._lingering = False
+
+    # --- asyncio's side ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        self.transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        self.peer = peer[0] if isinstance(peer, tuple) else "unix"
+        self.since = self.gateway.now()
+        if not self.gateway.admit(self):
+            self._last = True
+            request_id = self.gateway.new_request_id()
+            self.transport.write(answers.problem(503, "too many connections; try again later", request_id, close=True))
+            self.transport.close()
+            return
+        self.forwarded = connection_fields(self.peer, self.forwarded)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client."""
+        exchange = self.exchange
+        if exchange is None:
+            if not self._last:
+                self._next(self._buffer + data if self._buffer else data)
+            elif self._lingering and self.gateway.now() - self.since > LINGER_SECONDS:
+                self.transport.abort()
+            return
+        if not exchange.whole:
+            end = exchange.feed(data)
+            if end == len(data):
+                return
+            data = data[end:]
+        elif exchange.tunnel:
+            exchange.tunnel_send(data)
+            return
+        self._buffer += data
+        if len(self._buffer) > PIPELINE_BYTES:
+            self.pause()
+
+    def eof_received(self) -> None:
+        """The client has closed its side. As with other gateways that counts as leaving: the transport closes itself."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone; its request, if one runs, is called off."""
+        self.gateway.leave(self)
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.client_left()
+
+    def pause_writing(self) -> None:
+        """The client is slow to take its answer: read no more of it from the server."""
+        self.full = True
+        if self.exchange is not None:
+            self.exchange.client_ready(False)
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self.full = False
+        if self.exchange is not None:
+            self.exchange.client_ready(True)
+        elif self._buffer and not self._last:
+            self.gateway.loop.call_soon(self._go_on)
+
+    # --- requests ---
+
+    def _next(self, data: bytes) -> None:
+        """Begin the exchange of the request at the start of `data`, or wait for the rest of it."""
+        gateway = self.gateway
+        self._buffer = b""
+        if data[:2] == b"\r\n":
+            # RFC 9112, 2.2: an empty line before the request line is passed over, one.
+            data = data[2:]
+        try:
+            head = parse_request(data, gateway.limits.head, gateway.limits.headers)
+        except HttpError as error:
+            self._refuse(error)
+            return
+        if head is None:
+            if not self.reading_head and data:
+                self.reading_head = True
+                self.since = gateway.now()
+            self._buffer = data
+            return
+        self.reading_head = False
+        if head.target.startswith(b"/-/") and gateway.own(self, head):
+            self._own_answered(head, data)
+            return
+        self.exchange = exchange = Exchange(gateway, self, head)
+        end = exchange.begin(data)
+        if end < len(data):
+            if self.idle:
+                # Answered at once; what follows is the next request.
+                if not self._last:
+                    self._buffer = data[end:]
+                    gateway.loop.call_soon(self._go_on)
+            elif exchange.tunnel:
+                exchange.tunnel_send(data[end:])
+            else:
+                self._buffer = data[end:]
+
+    def finished(self, keep_alive: bool, now: float) -> None:
+        """The exchange is over and its answer written."""
+        self.exchange = None
+        self.since = now
+        if not keep_alive:
+            self.close()
+        elif self._buffer and not self.full:
+            # Not from here: a thousand pipelined requests would be a thousand frames of the stack.
+            self.gateway.loop.call_soon(self._go_on)
+        elif self.paused:
+            self.resume()
+
+    def pause(self) -> None:
+        """Read no more from the client for now."""
+        self.paused = True
+        self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self.paused:
+            self.paused = False
+            self.transport.resume_reading()
+
+    def close(self) -> None:
+        """No further request: close once the answer has left."""
+        self._last = True
+        self.transport.close()
+
+    def close_after_reading(self) -> None:
+        """Close so that an answer given in the middle of a request still arrives (RFC 9112, 9.6).
+
+        A socket closed with unread bytes resets the connection, which may destroy the answer on its way: so only the sending
+        side is closed first, and for a moment what the client still sends is read and thrown away.
+        """
+        self._last = True
+        self._lingering = True
+        self.exchange = None
+        self._buffer = b""
+        self.since = self.gateway.now()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.resume()
+        else:
+            self.transport.close()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being answered."""
+        return self.exchange is None
+
+    @property
+    def lingering(self) -> bool:
+        """Whether the connection only waits for its client to stop sending."""
+        return self._lingering
+
+    def _go_on(self) -> None:
+        if self.exchange is None and self._buffer and not self._last and not self.transport.is_closing():
+            self.resume()
+            data, self._buffer = self._buffer, b""
+            self._next(data)
+
+    def _own_answered(self, head: RequestHead, data: bytes) -> None:
+        """The gateway answered by itself; such a request has no body worth reading."""
+        if head.length or not head.keep_alive:
+            self.close_after_reading() if head.length else self.close()
+        elif len(data) > head.size:
+            self._buffer = data[head.size :]
+            self.gateway.loop.call_soon(self._go_on)
+
+    def _refuse(self, error: HttpError) -> None:
+        self.gateway.count_own(error.status)
+        request_id = self.gateway.new_request_id()
+        self.transport.write(answers.problem(error.status, error.detail, request_id, close=True))
+        self.close_after_reading()
+
+    def time_out(self, detail: str) -> None:
+        """A head that did not come in time (RFC 9110, 15.5.9)."""
+        self._refuse(HttpError(408, detail))

@@ -1,0 +1,371 @@
+"""What all connections of a worker share: the plan it obeys, its targets, counters, limits, and the one sweep.
+
+`obey_plan` is called for every request and compares one word of the plan page with the last one seen; everything else about a
+new plan happens only when they differ. The sweep is the only timer: it looks at every open connection a few times per second,
+so that no request pays for a timer of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import logging
+import os
+import random
+import ssl
+from pathlib import Path
+from time import perf_counter, time
+from typing import TYPE_CHECKING, Final
+
+from models.http1 import RequestHead
+from models.pool import Server, probe
+from models.tasks import spawn
+from router import counters as c
+from router.counters import CounterPage
+from router.errors import PlanError, StartError
+from router.page import PlanPage
+from router.plan import read_plan
+from router.proxy import answers
+from router.proxy.options import ProxyOptions
+from router.proxy.routing import Routing, Target, Targets
+from router.proxy.tap import Tap
+
+if TYPE_CHECKING:
+    from router.proxy.downstream import Downstream
+    from router.proxy.exchange import Exchange
+
+_log = logging.getLogger("gateway")
+_OWN_STATUS: Final = {status: c.OWN_BASE + i for i, status in enumerate(c.OWN_STATUSES)}
+_READY_FRESH_SECONDS: Final = 0.25
+DRAIN_GRACE_SECONDS: Final = 1.0  # an idle connection may send one more request before a drain closes it
+
+
+class Gateway:
+    """One worker's shared state."""
+
+    def __init__(
+        self,
+        page: PlanPage,
+        counters: CounterPage,
+        options: ProxyOptions,
+        tap: Tap,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.loop = loop
+        self.words = counters.words
+        self.tap = tap
+        self.downstreams: set[Downstream] = set()
+        self.draining = False
+        self._counters = counters
+        self._page = page
+        self._word = page.word
+        self._routing: Routing | None = None
+        self._seen = -1
+        self._clients: dict[str, int] = {}
+        self._id_prefix = os.urandom(8).hex().encode()
+        self._id_count = 0
+        self._drain_began = 0.0
+        self._log_lines: list[str] = []
+        self._ready = (0.0, False)
+        self._checked_at = 0.0
+        self.take_options(options)
+        self._targets = Targets(options)
+        self.words[c.DRAINING] = self.words[c.CONNECTIONS] = 0
+        for base in c.COLOUR_BASE:
+            self.words[base + c.IN_FLIGHT] = self.words[base + c.QUEUED] = 0
+
+    def take_options(self, options: ProxyOptions) -> None:
+        """Obey these options from now on. Raises OSError or ssl.SSLError when a TLS file cannot be used."""
+        self.options = options
+        self.timeouts = options.timeouts
+        self.limits = options.limits
+        self.fallback = options.fallback
+        self.breaker_armed = bool(options.fallback.on)
+        self.keep_bytes = max(options.fallback.body, options.mirroring.body)
+        self.tls: ssl.SSLContext = options.upstream_tls.context()
+        self.server_name = options.upstream_tls.server_name
+        self.logging = options.access_log.path is not None and options.access_log.sample > 0
+
+    # --- the plan ---
+
+    def obey_plan(self) -> Routing:
+        """The routing of the plan that holds now."""
+        if self._word[0] != self._seen:
+            self._take_plan()
+        routing = self._routing
+        assert routing is not None
+        return routing
+
+    def _take_plan(self) -> None:
+        seen = self._word[0]
+        try:
+            revision, content = self._page.read()
+            plan = read_plan(content)
+        except (StartError, PlanError) as error:
+            # Nothing but control writes the page; should it be damaged all the same, the plan in force stays in force.
+            if self._routing is None:
+                raise
+            _log.error("the plan page cannot be read, revision %d stays in force: %s", self._routing.revision, error)
+            self._seen = seen
+            return
+        # The word as it was before the read: if the page has moved on since, the next request sees that and reads again.
+        self._seen = seen
+        routing = self._targets.route(plan, self._counters.release_cell(plan.release))
+        self._routing = routing
+        self.words[c.REVISION] = revision
+        if not routing.share:
+            recalled = 0
+            for downstream in list(self.downstreams):
+                exchange = downstream.exchange
+                if exchange is not None and exchange.recall(routing):
+                    recalled += 1
+            self.words[c.RECALLED] += recalled
+        self.words[c.RECALLED_REVISION] = revision
+
+    def samples(self, exchange: Exchange) -> bool:
+        """Whether this exchange goes to the shadow."""
+        share = exchange.routing.shadowed
+        if not share or (share < 1.0 and random.random() >= share):
+            return False
+        mirroring, head = self.options.mirroring, exchange.head
+        return head.method in mirroring.methods and head.target.startswith(mirroring.paths) and not head.upgrade
+
+    # --- connections and their limits ---
+
+    def now(self) -> float:
+        """Seconds of the monotonic clock."""
+        return perf_counter()
+
+    def new_request_id(self) -> bytes:
+        """An id that no other request of any worker has: 32 hexadecimal digits."""
+        self._id_count += 1
+        return b"%s%016x" % (self._id_prefix, self._id_count)
+
+    def admit(self, downstream: Downstream) -> bool:
+        """Whether one more connection, of this client, is within the limits."""
+        limits = self.limits
+        if len(self.downstreams) >= limits.connections:
+            self.words[c.REFUSED] += 1
+            return False
+        if limits.connections_per_client:
+            count = self._clients.get(downstream.peer, 0)
+            if count >= limits.connections_per_client:
+                self.words[c.REFUSED] += 1
+                return False
+            self._clients[downstream.peer] = count + 1
+        self.downstreams.add(downstream)
+        return True
+
+    def leave(self, downstream: Downstream) -> None:
+        """A connection has ended."""
+        if downstream not in self.downstreams:
+            return
+        self.downstreams.remove(downstream)
+        count = self._clients.get(downstream.peer)
+        if count == 1:
+            del self._clients[downstream.peer]
+        elif count:
+            self._clients[downstream.peer] = count - 1
+
+    def trusts(self, peer: str) -> bool:
+        """Whether a peer's X-Forwarded fields are believed."""
+        try:
+            address = ipaddress.ip_address(peer)
+        except ValueError:
+            return False
+        return any(address in network for network in self.options.trusted)
+
+    def queue(self, exchange: Exchange, target: Target) -> bool:
+        """Have a request wait for a place at a full arm; False when the queue is full as well."""
+        if len(target.waiting) >= self.limits.queue:
+            return False
+        exchange.queued_at = perf_counter()
+        target.waiting.append(exchange)
+        return True
+
+    def unqueue(self, exchange: Exchange) -> None:
+        """A waiting request waits no longer."""
+        if exchange.queued_at and exchange.target is not None:
+            exchange.queued_at = 0.0
+            exchange.target.waiting.remove(exchange)
+
+    def advance(self, target: Target) -> None:
+        """A place is free: the longest-waiting request takes it."""
+        while target.waiting and target.in_flight < self.limits.in_flight:
+            target.waiting.popleft().connect()
+
+    # --- counting ---
+
+    def count_own(self, status: int) -> None:
+        """An answer that the router made itself."""
+        position = _OWN_STATUS.get(status)
+        if position is not None:
+            self.words[position] += 1
+
+    def total_requests(self) -> int:
+        """How many requests this worker has answered from any arm, ever."""
+        return sum(sum(self.words[base : base + 5]) for base in c.COLOUR_BASE)
+
+    def log(self, exchange: Exchange, now: float) -> None:
+        """One line for the access log, if this request is in its sample. Written by the sweep."""
+        if not self.logging:
+            return
+        sample = self.options.access_log.sample
+        if sample < 1.0 and random.random() >= sample:
+            return
+        head, target = exchange.head, exchange.target
+        self._log_lines.append(
+            json.dumps(
+                {
+                    "time": round(time(), 3),
+                    "request_id": exchange.request_id.decode("ascii"),
+                    "client": exchange.downstream.peer,
+                    "method": head.method.decode("ascii"),
+                    # The query may hold what identifies a user; the path is enough to tell requests apart.
+                    "path": head.target.partition(b"?")[0].decode("ascii"),
+                    "status": exchange.status,
+                    "arm": target.colour.value if target else None,
+                    "revision": exchange.routing.revision,
+                    "ms": round((now - exchange.started) * 1e3, 3),
+                    "fell_back": exchange.fell_back,
+                    "recalled": exchange.recalled,
+                }
+            )
+        )
+
+    # --- the probes ---
+
+    def own(self, downstream: Downstream, head: RequestHead) -> bool:
+        """Answer `/-/healthz` and `/-/readyz`; False for any other path."""
+        path = head.target.partition(b"?")[0]
+        if path not in (b"/-/healthz", b"/-/readyz"):
+            return False
+        if path == b"/-/healthz":
+            self._answer_probe(downstream, head, 200, "alive")
+        else:
+            checked, ready = self._ready
+            if perf_counter() - checked < _READY_FRESH_SECONDS:
+                self._answer_ready(downstream, head, ready)
+            else:
+                spawn(self._check_ready(downstream, head), "readiness")
+        return True
+
+    async def _check_ready(self, downstream: Downstream, head: RequestHead) -> None:
+        """Ready is what can be seen now: a server of blue that takes a connection (or answers its health path)."""
+        pool = self.obey_plan().blue.pool
+        results = await asyncio.gather(*(probe(s, self.options.health, self.tls, self.server_name) for s in pool.servers))
+        self._ready = (perf_counter(), any(results))
+        if not downstream.transport.is_closing():
+            self._answer_ready(downstream, head, any(results))
+
+    def _answer_ready(self, downstream: Downstream, head: RequestHead, ready: bool) -> None:
+        if self.draining:
+            self._answer_probe(downstream, head, 503, "draining")
+        elif ready:
+            self._answer_probe(downstream, head, 200, "ready")
+        else:
+            self._answer_probe(downstream, head, 503, "no server of blue can be reached")
+
+    def _answer_probe(self, downstream: Downstream, head: RequestHead, status: int, text: str) -> None:
+        request_id = head.request_id or self.new_request_id()
+        close = not head.keep_alive or head.length != 0 or self.draining
+        head_only = head.method == b"HEAD"
+        if status == 200:
+            answer = answers.plain(status, text, request_id, close=close, head_only=head_only)
+        else:
+            self.count_own(status)
+            answer = answers.problem(status, text, request_id, close=close, head_only=head_only)
+        downstream.transport.write(answer)
+
+    # --- the sweep ---
+
+    @property
+    def sweep_seconds(self) -> float:
+        """How often the sweep runs: several times within the shortest of the times it watches."""
+        times = self.timeouts
+        shortest = min(times.first_byte, times.idle, times.head, times.keep_alive, times.continue_, self.limits.queue_wait)
+        return min(max(shortest / 5, 0.05), 0.5)
+
+    def sweep(self) -> None:
+        """Look at everything that may take too long, once."""
+        now = perf_counter()
+        routing = self.obey_plan()
+        timeouts = self.timeouts
+        for downstream in list(self.downstreams):
+            exchange = downstream.exchange
+            if exchange is not None:
+                exchange.check_time(now)
+            elif downstream.reading_head:
+                if now - downstream.since > timeouts.head:
+                    downstream.reading_head = False
+                    downstream.time_out("the request's head did not arrive in time")
+            elif now - downstream.since > timeouts.keep_alive or self._drained(downstream, now):
+                downstream.transport.abort() if downstream.lingering else downstream.close()
+            elif downstream.lingering and now - downstream.since > 2.0:
+                downstream.transport.abort()
+        for server in self._targets.servers:
+            server.reap(now, timeouts.upstream_keep_alive)
+        self.tap.keep_connected(now)
+        self._show(routing, now)
+        self._write_log()
+        if now - self._checked_at >= self.options.health.interval and not self.draining:
+            self._checked_at = now
+            for server in self._targets.servers:
+                spawn(self._check(server), "health check")
+
+    async def _check(self, server: Server) -> None:
+        good = await probe(server, self.options.health, self.tls, self.server_name)
+        server.checked(good, self.options.health)
+
+    def _show(self, routing: Routing, now: float) -> None:
+        """The gauges, for whoever maps the page."""
+        words = self.words
+        words[c.CONNECTIONS] = len(self.downstreams)
+        words[c.BEAT] = int(now * 1000)
+        for index, target in enumerate((routing.blue, routing.green)):
+            base = c.COLOUR_BASE[index]
+            words[base + c.IN_FLIGHT] = target.in_flight if target else 0
+            words[base + c.QUEUED] = len(target.waiting) if target else 0
+            words[base + c.DOWN] = target.pool.down_bits(now) if target else 0
+            words[base + c.BREAKER] = target.breaker.state if target else 0
+
+    def _write_log(self) -> None:
+        if not self._log_lines or self.options.access_log.path is None:
+            return
+        lines, self._log_lines = self._log_lines, []
+        # One append per batch: lines of several workers never mix, since O_APPEND writes of a batch are one call each.
+        text = ("\n".join(lines) + "\n").encode()
+        handle = os.open(Path(self.options.access_log.path), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        try:
+            os.write(handle, text)
+        finally:
+            os.close(handle)
+
+    # --- the drain ---
+
+    def drain(self) -> None:
+        """Answer what runs and close: each answer from now on is its connection's last."""
+        self.draining = True
+        self._drain_began = perf_counter()
+        self.words[c.DRAINING] = 1
+
+    @property
+    def drained(self) -> bool:
+        """Whether all connections have ended, or the deadline has passed."""
+        return self.draining and (not self.downstreams or perf_counter() - self._drain_began > self.timeouts.drain)
+
+    def _drained(self, downstream: Downstream, now: float) -> bool:
+        """Whether a drain may close this idle connection.
+
+        Not at once: a request may be on its way to us. One that comes within the grace is answered, with `Connection: close`.
+        """
+        return self.draining and now - max(self._drain_began, downstream.since) > DRAIN_GRACE_SECONDS
+
+    def finish(self) -> None:
+        """The last things a worker does."""
+        for downstream in list(self.downstreams):
+            downstream.transport.abort()
+        self._write_log()
+        self.tap.close()
+        self.words[c.CONNECTIONS] = self.words[c.PID] = 0

@@ -1,0 +1,209 @@
+"""A worker process: the data plane, composed. Started by the supervisor with the listening sockets it inherited.
+
+    python -P -m router.run_worker --state DIR --slot N --fd FD [--tls-fd FD] --parent PID
+
+Signals: SIGTERM drains and ends; SIGHUP reads the settings again (limits, timeouts, TLS files).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import ssl
+import sys
+from pathlib import Path
+from time import perf_counter
+
+import uvloop
+
+from models.tasks import spawn
+from router import counters as c
+from router.counters import CounterPage
+from router.errors import StartError
+from router.page import PlanPage
+from router.process import die_with_parent
+from router.proxy.downstream import Downstream
+from router.proxy.gateway import Gateway
+from router.proxy.options import ListenTls, ProxyOptions, read_options
+from router.proxy.tap import Tap
+from router.state import StateDir
+
+_log = logging.getLogger("worker")
+_CERTIFICATE_CHECK_SECONDS = 2.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one worker until it is told to end; 0 when it drained."""
+    parser = argparse.ArgumentParser(prog="router.run_worker")
+    parser.add_argument("--state", required=True)
+    parser.add_argument("--slot", type=int, required=True)
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--tls-fd", type=int, default=-1)
+    parser.add_argument("--parent", type=int, default=None)
+    arguments = parser.parse_args(argv)
+    die_with_parent(arguments.parent)
+    logging.basicConfig(
+        level=logging.INFO,
+        format=f"%(asctime)s %(levelname)s worker-{arguments.slot} %(message)s",
+        stream=sys.stderr,
+    )
+    worker = Worker(StateDir(Path(arguments.state)), arguments.slot, arguments.fd, arguments.tls_fd)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(worker.run())
+    except (StartError, OSError) as error:
+        _log.error("%s", error)
+        return 1
+    return 0
+
+
+class Worker:
+    """The composition: page, counters, tap, gateway, sockets, signals."""
+
+    def __init__(self, state: StateDir, slot: int, fd: int, tls_fd: int) -> None:
+        self._state = state
+        self._slot = slot
+        self._fd = fd
+        self._tls_fd = tls_fd
+        self._stop = asyncio.Event()
+        self._certificate: Certificate | None = None
+
+    async def run(self) -> None:
+        """Serve until SIGTERM, then drain."""
+        loop = asyncio.get_running_loop()
+        options = self._options()
+        counters = CounterPage(self._state.counters(self._slot), writable=True)
+        tap = Tap(self._state.tap, options.mirroring.queue, loop)
+        gateway = Gateway(PlanPage(self._state.plan_page), counters, options, tap, loop)
+        gateway.obey_plan()
+        self._watch_nudges(loop, gateway)
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C reaches the whole group; the supervisor decides
+        loop.add_signal_handler(signal.SIGHUP, self._reread, gateway)
+        tap.keep_connected(perf_counter())
+
+        servers = [await loop.create_server(lambda: Downstream(gateway, b"http"), sock=_inherited(self._fd), backlog=4096)]
+        if self._tls_fd >= 0 and options.listen_tls is not None:
+            self._certificate = Certificate(options.listen_tls)
+            servers.append(
+                await loop.create_server(
+                    lambda: Downstream(gateway, b"https"),
+                    sock=_inherited(self._tls_fd),
+                    backlog=4096,
+                    ssl=self._certificate.context,
+                )
+            )
+        # What exists now lives as long as the process; the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        counters.words[c.PID] = os.getpid()
+        sweeper = spawn(self._sweep(gateway), "sweep")
+        _log.info("serving plan revision %d", counters.words[c.REVISION])
+
+        await self._stop.wait()
+        gateway.drain()
+        # What already waits to be accepted is accepted in the next turns of the loop; then no more.
+        await asyncio.sleep(0.02)
+        for server in servers:
+            server.close()
+        while not gateway.drained:  # noqa: ASYNC110  also true by a deadline, which no event announces
+            await asyncio.sleep(0.01)
+        sweeper.cancel()
+        gateway.finish()
+        _log.info("drained")
+
+    def _options(self) -> ProxyOptions:
+        return read_options(json.loads(self._state.settings_json.read_bytes()))
+
+    def _reread(self, gateway: Gateway) -> None:
+        """SIGHUP: limits and timeouts as the settings file says them now; a file that cannot be used changes nothing."""
+        try:
+            options = self._options()
+            gateway.take_options(options)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _log.error("the settings were not reread: %s", error)
+            return
+        if self._certificate is not None:
+            self._certificate.reload()
+        _log.info("settings reread")
+
+    def _watch_nudges(self, loop: asyncio.AbstractEventLoop, gateway: Gateway) -> None:
+        """Look at the plan page as soon as control writes a byte, so that a recall need not wait for the next request."""
+        path = self._state.nudge(self._slot)
+        if not path.is_fifo():
+            path.unlink(missing_ok=True)
+            os.mkfifo(path, 0o600)
+        # Opened for writing too, or the end of control would be an end of file that is reported for ever.
+        handle = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+
+        def nudged() -> None:
+            os.read(handle, 4096)
+            gateway.obey_plan()
+
+        loop.add_reader(handle, nudged)
+
+    async def _sweep(self, gateway: Gateway) -> None:
+        checked = perf_counter()
+        while True:
+            try:
+                gateway.sweep()
+                if self._certificate is not None and perf_counter() - checked > _CERTIFICATE_CHECK_SECONDS:
+                    checked = perf_counter()
+                    self._certificate.reload_if_changed()
+            except Exception:
+                # The sweep is what keeps every bound; one bad turn must not end it.
+                _log.exception("the sweep failed")
+            await asyncio.sleep(gateway.sweep_seconds)
+
+
+class Certificate:
+    """The certificate of the TLS port; new handshakes use a new file as soon as it is there."""
+
+    def __init__(self, files: ListenTls) -> None:
+        self._files = files
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.context.set_alpn_protocols(["http/1.1"])
+        self.context.load_cert_chain(files.certificate, files.key)
+        self._stamp = self._stamps()
+
+    def reload_if_changed(self) -> None:
+        """Load the files again when either has another time or size."""
+        if self._stamps() != self._stamp:
+            self.reload()
+
+    def reload(self) -> None:
+        """Load the files again; a pair that does not fit (one of them not yet replaced) leaves the present one in force."""
+        stamp = self._stamps()
+        try:
+            # Tried on a context of its own first: a certificate without its key would break the one in use.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._files.certificate, self._files.key)
+            self.context.load_cert_chain(self._files.certificate, self._files.key)
+        except (OSError, ssl.SSLError) as error:
+            _log.error("the certificate was not reloaded: %s", error)
+            return
+        self._stamp = stamp
+        _log.info("certificate reloaded")
+
+    def _stamps(self) -> tuple[tuple[int, int], ...]:
+        try:
+            stats = [os.stat(path) for path in (self._files.certificate, self._files.key)]
+        except OSError:
+            return ()
+        return tuple((s.st_mtime_ns, s.st_size) for s in stats)
+
+
+def _inherited(fd: int) -> socket.socket:
+    sock = socket.socket(fileno=fd)
+    sock.setblocking(False)
+    return sock
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""An exchange as one frame: what a worker hands to the shadow over the tap, and back.
+
+A frame is a fixed head of little-endian numbers and then five byte strings, as they stood on the wire: nothing is decoded,
+copied twice or escaped in the worker. Bodies keep their chunk framing; the shadow takes it off. A frame also says which
+release and plan revision the exchange was made under, so that late frames are never counted for another release.
+
+Layout: u32 length of what follows, u8 version, u8 colour (0 blue, 1 green), u16 flags, u64 release, u64 revision, f64 start
+(seconds since the epoch), f64 first byte and f64 whole answer (milliseconds from the request's arrival), u16 length of the
+request id, u32 lengths of request head, request body, response head, response body.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+VERSION: Final = 1
+MAX_FRAME: Final = 256 << 20
+
+REQUEST_CUT: Final = 1  # the request's body was longer than what is kept
+RESPONSE_CUT: Final = 2  # the response's body was longer than what is kept
+FELL_BACK: Final = 4  # green failed first and blue gave this answer
+RECALLED: Final = 8  # a switch took the request back from green
+
+_HEAD: Final = struct.Struct("<IBBHQQdddHIIII")
+HEAD_BYTES: Final = _HEAD.size
+
+
+class FrameError(ValueError):
+    """The bytes are not a frame of this version: the stream cannot be read any further."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A finished exchange. Times: `started` in seconds since the epoch, the others in milliseconds after it."""
+
+    colour: int
+    flags: int
+    release: int
+    revision: int
+    started: float
+    first_byte_ms: float
+    total_ms: float
+    request_id: bytes
+    request_head: bytes
+    request_body: bytes
+    response_head: bytes
+    response_body: bytes
+
+
+def encode(
+    colour: int,
+    flags: int,
+    release: int,
+    revision: int,
+    started: float,
+    first_byte_ms: float,
+    total_ms: float,
+    request_id: bytes,
+    request_head: bytes,
+    request_body: bytes,
+    response_head: bytes,
+    response_body: bytes,
+) -> bytes:
+    """One frame's bytes. Takes values, not a Frame: the worker's hot path makes no record it would throw away."""
+    sizes = len(request_id), len(request_head), len(request_body), len(response_head), len(response_body)
+    head = _HEAD.pack(
+        HEAD_BYTES - 4 + sum(sizes), VERSION, colour, flags, release, revision, started, first_byte_ms, total_ms, *sizes
+    )
+    return b"".join((head, request_id, request_head, request_body, response_head, response_body))
+
+
+class FrameReader:
+    """Cuts a byte stream into frames. `feed` may be given any pieces; a piece that is not a frame raises FrameError."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """The frames that are whole with `data`."""
+        buffer = self._buffer
+        buffer += data
+        at = 0
+        view = bytes(buffer)
+        while len(view) - at >= HEAD_BYTES:
+            length = int.from_bytes(view[at : at + 4], "little")
+            if view[at + 4] != VERSION or not HEAD_BYTES - 4 <= length <= MAX_FRAME:
+                raise FrameError("not a frame of this version")
+            if len(view) - at < length + 4:
+                break
+            yield _decode(view, at, length + 4)
+            at += length + 4
+        del buffer[:at]
+
+
+def decode(data: bytes) -> Frame:
+    """The one frame that `data` is. Raises FrameError."""
+    if len(data) < HEAD_BYTES or data[4] != VERSION or int.from_bytes(data[:4], "little") + 4 != len(data):
+        raise FrameError("not one whole frame of this version")
+    return _decode(data, 0, len(data))
+
+
+def _decode(data: bytes, at: int, length: int) -> Frame:
+    _, _, colour, flags, release, revision, started, first, total, *sizes = _HEAD.unpack_from(data, at)
+    if colour > 1 or sum(sizes) != length - HEAD_BYTES:
+        raise FrameError("the lengths within a frame do not add up")
+    parts = []
+    start = at + HEAD_BYTES
+    for size in sizes:
+        parts.append(data[start : start + size])
+        start += size
+    return Frame(colour, flags, release, revision, started, first, total, *parts)

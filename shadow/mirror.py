@@ -1,0 +1,242 @@
+"""The mirror: frames in, observations out, and a count of everything that was let go on the way.
+
+Every frame of the present release becomes a pair: its request goes to the arm that did not answer the client, and for a share
+of those that blue answered to blue again, one after the other in random order, so that neither side is always the one that
+finds the caches warm. Requests carry `x-bluegreen-shadow: 1`.
+
+Everything is bounded: pairs in flight, pairs waiting, requests per second to green, bytes of an answer, time. What is over a
+bound is let go and counted by its reason; a mirror that waited instead would slow down nothing but its own evidence.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from models.arm import Arm
+from models.framing import FramingError, unframed
+from models.http1 import HttpError, RequestHead, parse_request, parse_response
+from models.pool import Health, Pool, Server
+from models.rewrite import Rewrite
+from shadow.frame import FELL_BACK, REQUEST_CUT, RESPONSE_CUT, Frame
+from shadow.observation import Observation, Outcome
+from shadow.twin import Twin
+
+MAX_HEAD = 1 << 20  # frames come from our own workers, which have checked their heads against the limits
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorOptions:
+    """Bounds. `max_in_flight` pairs at once, `waiting` more in line; `max_per_second` 0 means no limit; times in seconds."""
+
+    max_in_flight: int = 64
+    waiting: int = 256
+    max_per_second: float = 0.0
+    noise_percent: float = 0.0
+    answer_bytes: int = 1 << 20
+    connect_timeout: float = 1.0
+    answer_timeout: float = 30.0
+    tls: ssl.SSLContext | None = None
+    server_name: str | None = None
+
+
+@dataclass(slots=True)
+class _Side:
+    """An arm as the mirror uses it."""
+
+    arm: Arm
+    rewrite: Rewrite
+    pool: Pool
+
+
+@dataclass(slots=True)
+class _Pair:
+    """A frame on its way to becoming an observation."""
+
+    frame: Frame
+    head: RequestHead
+    live: Outcome
+    todo: list[str]  # which twins are still to be sent, in order: "green", "blue"
+    twins: dict[str, Outcome] = field(default_factory=dict)
+    twin: Twin | None = None
+
+
+class Mirror:
+    """Mirrors frames of one release. `observed` gets each finished pair, `let_go` each reason for one that will not be."""
+
+    def __init__(
+        self, options: MirrorOptions, observed: Callable[[Observation], None], let_go: Callable[[int, str], None]
+    ) -> None:
+        self._options = options
+        self._observed = observed
+        self._let_go = let_go
+        self._release = 0
+        self._sides: dict[str, _Side] = {}
+        self._pairs: dict[int, _Pair] = {}
+        self._waiting: deque[_Pair] = deque()
+        self._next = 0
+        self._allowance = 1.0
+        self._allowed_at = 0.0
+
+    @property
+    def busy(self) -> int:
+        """Pairs in flight and waiting."""
+        return len(self._pairs) + len(self._waiting)
+
+    def configure(self, release: int, blue: Arm, green: Arm | None, options: MirrorOptions) -> None:
+        """Obey a plan. Pairs of an older release that still wait are let go; those in flight may finish."""
+        self._options = options
+        if release != self._release:
+            for pair in self._waiting:
+                self._let_go(pair.frame.release, "release over")
+            self._waiting.clear()
+            self._release = release
+        arms = {"blue": blue, **({"green": green} if green is not None else {})}
+        for colour in list(self._sides):
+            if arms.get(colour) != self._sides[colour].arm:
+                for server in self._sides.pop(colour).pool.servers:
+                    server.retire()
+        for colour, arm in arms.items():
+            if colour not in self._sides:
+                # The mirror asks every server, sick or not: that one fails is what it is there to find out.
+                health = Health(eject_after=1 << 30)
+                self._sides[colour] = _Side(arm, Rewrite(arm), Pool([Server(url) for url in arm.servers], health))
+
+    def take(self, frame: Frame) -> None:
+        """Mirror an exchange now, soon, or not at all."""
+        reason = self._unfit(frame)
+        if reason is None:
+            try:
+                pair = self._pair(frame)
+            except (HttpError, FramingError):
+                reason = "not readable"
+        if reason is not None:
+            self._let_go(frame.release, reason)
+        elif len(self._pairs) < self._options.max_in_flight:
+            self._start(pair)
+        elif len(self._waiting) < self._options.waiting:
+            self._waiting.append(pair)
+        else:
+            self._let_go(frame.release, "too many in flight")
+
+    def sweep(self) -> None:
+        """Give up what takes too long."""
+        now = perf_counter()
+        for pair in list(self._pairs.values()):
+            if pair.twin is not None and pair.twin.started and now - pair.twin.started > self._options.answer_timeout:
+                pair.twin.give_up()
+        for side in self._sides.values():
+            for server in side.pool.servers:
+                server.reap(now, 30.0)
+
+    def close(self) -> None:
+        """Let go of everything that is not finished."""
+        for pair in [*self._pairs.values(), *self._waiting]:
+            self._let_go(pair.frame.release, "shadow ended")
+        self._pairs.clear()
+        self._waiting.clear()
+
+    # --- one pair ---
+
+    def _unfit(self, frame: Frame) -> str | None:
+        if frame.release != self._release:
+            return "release over"
+        if "green" not in self._sides:
+            return "no green"
+        if frame.flags & REQUEST_CUT:
+            return "request too long"
+        options = self._options
+        if options.max_per_second:
+            now = perf_counter()
+            self._allowance += (now - self._allowed_at) * options.max_per_second
+            self._allowance = min(self._allowance, max(options.max_per_second, 1.0))
+            self._allowed_at = now
+            if self._allowance < 1.0:
+                return "rate limit"
+            self._allowance -= 1.0
+        return None
+
+    def _pair(self, frame: Frame) -> _Pair:
+        head = parse_request(frame.request_head, MAX_HEAD, 10_000)
+        answered = parse_response(frame.response_head, head.method if head else b"", MAX_HEAD, 10_000)
+        if head is None or answered is None:
+            raise HttpError(400, "half a head")
+        live = Outcome(
+            status=answered.status,
+            headers=answered.fields(),
+            body=unframed(frame.response_body, answered.length),
+            first_ms=frame.first_byte_ms,
+            total_ms=frame.total_ms,
+            truncated=bool(frame.flags & RESPONSE_CUT),
+        )
+        if frame.colour == 1:
+            todo = ["blue"]
+        elif random.random() * 100 < self._options.noise_percent:
+            todo = ["green", "blue"] if random.random() < 0.5 else ["blue", "green"]
+        else:
+            todo = ["green"]
+        return _Pair(frame, head, live, todo)
+
+    def _start(self, pair: _Pair) -> None:
+        self._next += 1
+        number = self._next
+        self._pairs[number] = pair
+        self._send(number, pair)
+
+    def _send(self, number: int, pair: _Pair) -> None:
+        colour = pair.todo.pop(0)
+        side = self._sides.get(colour)
+        if side is None:
+            # The candidate was taken away between two twins of one pair.
+            del self._pairs[number]
+            self._let_go(pair.frame.release, "no green")
+            return
+        own = b"x-bluegreen-shadow: 1\r\nx-request-id: %s\r\nvia: 1.1 bluegreen\r\n" % pair.frame.request_id
+        body = pair.frame.request_body
+        if side.rewrite.model is not None:
+            data = side.rewrite.message(pair.head, own, unframed(body, pair.head.length))
+        else:
+            data = side.rewrite.head(pair.head, own) + body
+
+        def finished(outcome: Outcome) -> None:
+            pair.twins[colour] = outcome
+            self._sent(number, pair)
+
+        options = self._options
+        dial = (options.connect_timeout, options.tls, options.server_name)
+        pair.twin = Twin(side.pool, pair.head.method, data, options.answer_bytes, dial, finished)
+        pair.twin.send()
+
+    def _sent(self, number: int, pair: _Pair) -> None:
+        if pair.todo:
+            self._send(number, pair)
+            return
+        if self._pairs.pop(number, None) is None:
+            return  # closed in the meantime, and counted there
+        self._observed(_observation(pair))
+        while self._waiting and len(self._pairs) < self._options.max_in_flight:
+            self._start(self._waiting.popleft())
+
+
+def _observation(pair: _Pair) -> Observation:
+    frame, head = pair.frame, pair.head
+    by_green = frame.colour == 1
+    return Observation(
+        release=frame.release,
+        revision=frame.revision,
+        request_id=frame.request_id.decode("ascii", "replace"),
+        started=frame.started,
+        method=head.method.decode("ascii"),
+        path=head.target.decode("ascii"),
+        request_headers=head.fields(),
+        request_body=unframed(frame.request_body, head.length),
+        live="green" if by_green else "blue",
+        blue=pair.twins["blue"] if by_green else pair.live,
+        green=pair.live if by_green else pair.twins["green"],
+        again=None if by_green else pair.twins.get("blue"),
+        fell_back=bool(frame.flags & FELL_BACK),
+    )
