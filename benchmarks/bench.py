@@ -1,6 +1,6 @@
 """`make bench`: measure the router beside other proxies in one run and write down what came out.
 
-Usage: python -m benchmarks.bench [--quick] [--rows cost,mirror,...] [--rounds N] [--without-router] [--render]
+Usage: python -m benchmarks.bench [--quick] [--rows cost,mirror,...] [--rounds N] [--without-router] [--render] [--output DIR]
 
 A row that cannot be measured is reported as such and the others go on; the exit status is 1 then, and also when the
 surroundings are not fit to measure in. A missed target is a finding, not a failure.
@@ -13,10 +13,12 @@ import datetime
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from benchmarks import machine, render, upstreams
-from benchmarks.processes import ROOT, BenchError, choose_cores
+from benchmarks.processes import ROOT, WORK, BenchError, choose_cores
 from benchmarks.result import Report, Row
 from benchmarks.rows import bulk, cost, events, latency, memory, pairs, switching
 from benchmarks.setting import Setting
@@ -51,6 +53,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="short measurements, to see that everything runs")
     parser.add_argument("--without-router", action="store_true", help="the peers alone")
     parser.add_argument("--render", action="store_true", help="write the document again from results.json, measure nothing")
+    parser.add_argument("--output", type=Path, help="where the document goes (default: here for a full run, else .work/report)")
     parsed = parser.parse_args(arguments)
     parsed.rows = parsed.rows.split(",")
     unknown = [name for name in parsed.rows if name not in ROWS]
@@ -59,6 +62,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     if parsed.rounds is not None and parsed.rounds < 1:
         parser.error("--rounds must be at least 1")
     parsed.rounds = parsed.rounds or (1 if parsed.quick else 5)
+    full = parsed.rows == list(ROWS) and not parsed.quick and not parsed.without_router
+    parsed.output = parsed.output or (
+        ROOT if full else WORK / "report"
+    )  # part of a run must not replace the document of a whole one
     return parsed
 
 
@@ -94,9 +101,13 @@ def one_row(name: str, setting: Setting) -> Row:
     """A row, or what kept it from being measured."""
     try:
         return ROWS[name](setting)
-    except (BenchError, OSError) as error:
-        say(f"{name} could not be measured: {error}")
-        return Row(name, name, "", "", failed=str(error).splitlines()[0])
+    except BenchError as error:
+        problem = str(error)
+    except Exception as error:  # a mistake in one row must not cost what twenty minutes of others have found
+        traceback.print_exc()
+        problem = f"{type(error).__name__}: {error}"
+    say(f"{name} could not be measured: {problem}")
+    return Row(name, name, "", "", failed=problem.splitlines()[0])
 
 
 def main(arguments: list[str]) -> int:
@@ -104,18 +115,18 @@ def main(arguments: list[str]) -> int:
     parsed = parse_arguments(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `with` blocks end what they started
     try:
-        report = render.read(ROOT / "results.json") if parsed.render else measure(parsed)
+        report = render.read(parsed.output / "results.json") if parsed.render else measure(parsed)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     except FileNotFoundError:
-        print("bench: there is no benchmarks/results.json yet: run without --render first", file=sys.stderr)
+        print(f"bench: there is no {parsed.output}/results.json yet: run without --render first", file=sys.stderr)
         return 1
-    render.write(report, ROOT)
+    render.write(report, parsed.output)
     for row in report.rows:
         for check in row.checks:
             print(f"{'ok    ' if check.reached else 'MISSED'} {row.title}: {check.what} {check.value} ({check.must})")
-    print(f"written: {ROOT / 'README.md'}")
+    print(f"written: {parsed.output / 'README.md'}")
     return 1 if any(row.failed for row in report.rows) else 0
 
 

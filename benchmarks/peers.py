@@ -37,6 +37,7 @@ from benchmarks.processes import (
     pinned,
     python,
     start,
+    stat_fields,
     wait_until_answers,
 )
 
@@ -62,7 +63,12 @@ class Running:
         return dict(self.roles) if self.roles else {"proxy": self.child.pids()}
 
     def cpu(self) -> dict[str, float]:
-        """CPU seconds so far, by role."""
+        """CPU seconds so far, by role. Raises BenchError when a process that counts has ended: its seconds would be lost."""
+        self.child.check_alive()
+        for role, pids in self.roles.items():
+            gone = [pid for pid in pids if not stat_fields(pid)]
+            if gone:
+                raise BenchError(f"{self.peer}'s {role} (pid {gone[0]}) ended while it was measured; see {self.child.log}")
         return {role: cpu_seconds(pids) for role, pids in self.parts().items()}
 
     def resident(self) -> int:
@@ -286,6 +292,8 @@ def start_router(wanted: Wanted, cores: Cores, *, workers: int = 1, shadow_perce
         if len(pids) != workers:
             raise BenchError(f"bluegreen runs {len(pids)} workers, not {workers}; its log is {child.log}")
         roles = tell_apart(child.pid, pids)
+        if not roles["shadow"] or not roles["control"]:
+            raise BenchError(f"bluegreen runs without its shadow or control process; its log is {child.log}")
     except BaseException:
         child.end()
         raise

@@ -124,12 +124,10 @@ class Child:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        deadline = time.monotonic() + 2.0
-        for pid, started in family:
-            while time.monotonic() < deadline and _start_time(pid) == started:
-                time.sleep(0.02)
-            if _start_time(pid) == started:
-                os.kill(pid, signal.SIGKILL)
+        left = _still_there(family, 2.0)
+        for pid, _ in left:
+            os.kill(pid, signal.SIGKILL)
+        _still_there(left, 2.0)
 
     def __enter__(self) -> Child:
         return self
@@ -241,6 +239,14 @@ def stat_fields(pid: int) -> list[str]:
     except OSError:
         return []
     return text[text.rindex(")") + 2 :].split()
+
+
+def _still_there(family: list[tuple[int, str]], within_s: float) -> list[tuple[int, str]]:
+    """Which of these (pid, start time) still run after at most so many seconds; a pid given to another is not one of them."""
+    deadline = time.monotonic() + within_s
+    while (left := [(pid, started) for pid, started in family if _start_time(pid) == started]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return left
 
 
 def _start_time(pid: int) -> str | None:

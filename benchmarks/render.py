@@ -16,7 +16,8 @@ from benchmarks.result import Check, Report, Row, Series, number, paired, report
 
 _HOW = """\
 `make bench` measures bluegreen beside nginx, HAProxy, Envoy, Traefik, Caddy and a naive FastAPI + httpx proxy, and writes this
-file from what it found. `make bench ARGS=--quick` takes a few minutes and is too short to quote.
+file from what it found. `make bench ARGS=--quick` takes a few minutes and is too short to quote;
+what it finds goes to `benchmarks/.work/report/`.
 
 ## How it is measured
 
@@ -37,7 +38,7 @@ file from what it found. `make bench ARGS=--quick` takes a few minutes and is to
 def write(report: Report, directory: Path) -> None:
     """Write README.md, results.json and plots/ below the directory."""
     figures = directory / "plots"
-    figures.mkdir(exist_ok=True)
+    figures.mkdir(parents=True, exist_ok=True)
     for row in report.rows:
         if row.series:
             (figures / f"{row.id}.svg").write_text(plots.bars(row))

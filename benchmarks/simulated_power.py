@@ -133,7 +133,7 @@ QUESTIONS: list[Power] = [
     Power("green fails more often?", ".5 % against .1 %, green 10 %", "requests", partial(errors, 0.1, 60_000)),
     Power("green fails more often?", ".5 % against .1 %, green 50 %", "requests", partial(errors, 0.5, 30_000)),
     Power("users better off on green?", "mean .6 against .5, green 50 %", "users", partial(users, 6000)),
-    Power("sample ratio mismatch?", "green 50 %, 5 % of its buckets lost", "requests", partial(lost_buckets, 0.5, 250)),
+    Power("sample ratio mismatch?", "green 50 %, 5 % of its buckets lost", "requests", partial(lost_buckets, 0.5, 250), 20_000),
     Power(
         "sample ratio mismatch?", "green 50 %, 10 % of its buckets lost", "requests", partial(lost_buckets, 0.5, 500), 20_000
     ),

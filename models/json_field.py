@@ -26,7 +26,7 @@ def replace_top_level(body: bytes, name: str, value: str) -> bytes | None:
         return None
     if not spans:
         return None
-    new = json.dumps(value, ensure_ascii=False)
+    new = json.dumps(value)
     out, at = [], 0
     for start, end in spans:
         out += [text[at:start], new]
@@ -56,6 +56,8 @@ def _spans(text: str, name: str) -> list[tuple[int, int]]:
         at = _after_space(text, at)
         if text[at] == ",":
             at = _after_space(text, at + 1)
+            if text[at] == "}":
+                raise ValueError("a comma before the end")
         elif text[at] != "}":
             raise ValueError("a comma was expected")
     if _after_space(text, at + 1) != len(text):

@@ -68,7 +68,9 @@ class Server:
         "in_flight",
         "opened",
         "refused",
+        "rested",
         "retired",
+        "troubled",
         "url",
     )
 
@@ -84,6 +86,8 @@ class Server:
         self.failures = 0  # consecutive failed requests
         self.ejections = 0
         self.ejected_until = 0.0
+        self.rested = 0.0  # seconds of the last ejection
+        self.troubled = False  # something failed that a success may make good
         self.retired = False  # no plan names it any more
 
     def warm(self) -> Upstream | None:
@@ -129,15 +133,26 @@ class Server:
             self.good, self.refused = self.good + 1, 0
             if self.good >= health.healthy_after:
                 self.down = False
-                if not self.failures:
-                    self.ejections = 0
         else:
             self.refused, self.good = self.refused + 1, 0
             if self.refused >= health.unhealthy_after:
                 self.down = True
 
+    def succeeded(self, now: float) -> None:
+        """A request was answered well. An ejection is forgotten only when the server has held for as long again."""
+        self.failures = 0
+        if self.ejections and now - self.ejected_until > self.rested:
+            self.ejections = 0
+        self.troubled = self.ejections > 0
+
     async def connect(self, timeout: float, tls: ssl.SSLContext | None, server_name: str | None) -> Upstream:
         """Open a connection; names are resolved anew each time. Raises OSError (TimeoutError among them)."""
+        try:
+            return await self._connect(timeout, tls, server_name)
+        except UnicodeError as error:  # a name that cannot be one: the resolver's encoding refuses it
+            raise OSError(f"{self.address.host!r} is not a host name") from error
+
+    async def _connect(self, timeout: float, tls: ssl.SSLContext | None, server_name: str | None) -> Upstream:
         loop = asyncio.get_running_loop()
         address = self.address
 
@@ -190,13 +205,15 @@ class Pool:
     def failed(self, server: Server, now: float) -> None:
         """A request to `server` failed: after several in a row it rests, unless half of the servers rest already."""
         server.failures += 1
+        server.troubled = True
         health = self.health
         if server.failures < health.eject_after or server.ejected_until > now:
             return
         resting = sum(1 for s in self.servers if s.ejected_until > now)
         if (resting + 1) * 2 > len(self.servers):
             return
-        server.ejected_until = now + min(health.eject_for * 2**server.ejections, health.eject_most)
+        server.rested = min(health.eject_for * 2**server.ejections, health.eject_most)
+        server.ejected_until = now + server.rested
         server.ejections = min(server.ejections + 1, 16)
         server.failures = 0
 

@@ -31,7 +31,7 @@ class Rewrite:
         line = head.raw[: head.raw.index(b"\r\n") + 2]
         if self._path is not None or not head.minor:
             line = b"%s %s HTTP/1.1\r\n" % (head.method, self._target(head.target))
-        if head.host is None:
+        if head.host is None and not any(name == b"host" for name, _ in self._fields):
             own += b"Host: %s\r\n" % self._authority  # an HTTP/1.0 client may leave it out, an HTTP/1.1 server may not miss it
         if head.upgrade:
             own += b"Connection: upgrade\r\nUpgrade: %s\r\n" % (field_value(head.raw, b"upgrade") or head.upgrade)
@@ -39,20 +39,16 @@ class Rewrite:
             fields = replace_field(fields, name, text)
         return b"%s%s%s\r\n" % (line, fields, own)
 
-    def message(self, head: RequestHead, own: bytes, payload: bytes, *, trusted: bool = False) -> bytes:
+    def renamed(self, head: RequestHead, own: bytes, payload: bytes, *, trusted: bool = False) -> bytes | None:
         """Head and body with the arm's own model name in an OpenAI-style body; `payload` is without chunk framing.
 
-        A body that is not a JSON object with a `model`, or is compressed, goes as it is: undoing gzip on the way could make a
-        request that the server never agreed to read.
+        None for a body that is not a JSON object with a `model`, or is compressed: it goes as it is, since undoing gzip on the
+        way could make a request that the server never agreed to read.
         """
-        out = self.head(head, own, trusted=trusted)
-        assert self.model is not None
-        body = replace_top_level(payload, "model", self.model) if payload else None
+        body = replace_top_level(payload, "model", self.model) if payload and self.model is not None else None
         if body is None:
-            if head.length == CHUNKED:
-                return out + (b"%x\r\n%s\r\n0\r\n\r\n" % (len(payload), payload) if payload else b"0\r\n\r\n")
-            return out + payload
-        line, _, fields = out[:-2].partition(b"\r\n")
+            return None
+        line, _, fields = self.head(head, own, trusted=trusted)[:-2].partition(b"\r\n")
         fields = replace_field(fields, b"content-length", b"Content-Length: %d\r\n" % len(body))
         if head.length == CHUNKED:
             fields = replace_field(replace_field(fields, b"transfer-encoding", b""), b"trailer", b"")
@@ -64,6 +60,10 @@ class Rewrite:
             return target
         source, new = self._path
         rest = target[len(source) :]
-        if target.startswith(source) and (not rest or rest[:1] in b"/?:" or source.endswith(b"/")):
-            return new + rest
-        return target
+        if not target.startswith(source) or not (not rest or rest[:1] in b"/?:" or source.endswith(b"/")):
+            return target
+        if source.endswith(b"/") and not new.endswith(b"/"):
+            rest = b"/" + rest if rest else rest
+        elif new.endswith(b"/") and rest.startswith(b"/"):
+            rest = rest[1:]
+        return new + rest

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
-from models.framing import Body, FramingError, UntilCloseBody, body_of
+from models.framing import Body, BodyTooLarge, FramingError, UntilCloseBody, body_of
 from models.http1 import HttpError, ResponseHead, parse_response
 
 if TYPE_CHECKING:
@@ -169,13 +169,15 @@ class Upstream(asyncio.Protocol):
                 if head.reusable and self.sent and not self.server.retired:
                     self.idle_since = 0.0
                     self.server.idle.append(self)
-                else:
+                elif self.sent:
                     self.transport.close()
+                else:
+                    self.transport.abort()
                 receiver.answer(head, data[start:], True)
                 return
             body = body_of(length)
             end = body.feed(data, start)
-        except (HttpError, FramingError) as error:
+        except (HttpError, FramingError, BodyTooLarge) as error:
             self._garbage(receiver, str(error))
             return
         if body.done:
@@ -190,7 +192,7 @@ class Upstream(asyncio.Protocol):
     def _body_received(self, receiver: Receiver, body: Body, data: bytes) -> None:
         try:
             end = body.feed(data)
-        except FramingError as error:
+        except (FramingError, BodyTooLarge) as error:
             self._garbage(receiver, str(error))
             return
         if not body.done:
@@ -207,11 +209,12 @@ class Upstream(asyncio.Protocol):
         self.reused = True
         if reusable and self.sent:
             self.server.keep(self)
-        else:
+        elif self.sent:
             self.transport.close()
+        else:
+            self.transport.abort()  # a close would wait until the server has taken a request that nobody needs any more
 
     def _garbage(self, receiver: Receiver, detail: str) -> None:
-        answered = self._body is not None
         self.receiver = None
         self.transport.abort()
-        receiver.broken(detail, answered)
+        receiver.broken(detail, True)

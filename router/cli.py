@@ -130,8 +130,9 @@ def switch(
     """Send all live traffic to one colour, at once. Returns when that holds on every worker."""
     if to not in ("blue", "green"):
         raise typer.BadParameter(f"{to!r} is no colour: blue or green", param_hint="blue|green")
+    client = _client(ctx, control)
     begin = time.perf_counter()
-    done = _client(ctx, control).post("/v1/switch", {"to": to, "reason": reason})
+    done = client.post("/v1/switch", {"to": to, "reason": reason})
     spent = (time.perf_counter() - begin) * 1000
     recalled = f", {done['recalled']} recalled from green" if done["recalled"] else ""
     where = "on every worker" if done.get("holds", True) else "for every new request; a worker has not answered yet"
@@ -147,7 +148,7 @@ def split(
     control: ControlOption = None,
 ) -> None:
     """Give green a share of live traffic."""
-    plan = _client(ctx, control).post("/v1/split", {"green_percent": _finite(percent), "reason": reason})
+    plan = _client(ctx, control).post("/v1/split", {"green_percent": _plain(percent), "reason": reason})
     share = plan["split"]["green_percent"]
     _tell(plan, as_json, f"green has {share:g} % of live traffic (revision {plan['revision']})")
 
@@ -161,7 +162,7 @@ def shadow(
     control: ControlOption = None,
 ) -> None:
     """Mirror a share of exchanges to the other arm and compare."""
-    plan = _client(ctx, control).post("/v1/shadow", {"percent": _finite(percent), "reason": reason})
+    plan = _client(ctx, control).post("/v1/shadow", {"percent": _plain(percent), "reason": reason})
     _tell(plan, as_json, f"{plan['shadow']['percent']:g} % of exchanges are mirrored (revision {plan['revision']})")
 
 
@@ -302,10 +303,11 @@ def _client(ctx: typer.Context, control: str | None) -> ControlClient:
     return ControlClient(control or ctx.obj or os.environ.get("BLUEGREEN_CONTROL") or DEFAULT_CONTROL)
 
 
-def _finite(percent: float) -> float:
+def _plain(percent: float) -> float | int:
+    """The number as JSON can carry it and as its writer would write it: 10, not 10.0."""
     if not math.isfinite(percent):
         raise typer.BadParameter(f"{percent} is not a percentage", param_hint="PERCENT")
-    return percent
+    return int(percent) if percent == int(percent) else percent
 
 
 def _tell(document: dict[str, Any], as_json: bool, line: str) -> None:

@@ -65,7 +65,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise SettingsError(f"{path}{where}: {error.problem or error.context or 'is not YAML'}") from None
+        words = error.problem or "is not YAML"
+        if words.startswith("but ") and error.context:
+            words = f"{error.context}, {words}"
+        raise SettingsError(f"{path}{where}: {words}") from None
     except yaml.YAMLError as error:
         raise SettingsError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:

@@ -109,7 +109,7 @@ class Shadow:
         path = self._state.tap
         path.unlink(missing_ok=True)
         with short_path(path) as name:
-            await loop.create_unix_server(lambda: Intake(self._take), name)
+            server = await loop.create_unix_server(lambda: Intake(self._take), name)
         path.chmod(0o600)
         gc.collect()
         gc.freeze()
@@ -117,6 +117,7 @@ class Shadow:
         _log.info("listening; release %d, %d pairs so far", self._release, self._evidence.pairs)
         await stop.wait()
         sweeper.cancel()
+        server.close()
         self._mirror.close()
         self._save()
         self._store.close()
@@ -220,7 +221,7 @@ class Shadow:
         evidence = self._evidence
         records = evidence.take_records(now)
         if records:
-            self._store.add_pairs([RecordedPair(**record) for record in records])
+            evidence.kept(self._store.add_pairs([RecordedPair(**record) for record in records], evidence.forget))
         self._store.save_evidence(self._release, evidence.snapshot(now), now, evidence.state())
 
     def _prune(self) -> None:

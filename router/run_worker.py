@@ -13,6 +13,7 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -53,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         format=f"%(asctime)s %(levelname)s worker-{arguments.slot} %(message)s",
         stream=sys.stderr,
     )
+    _raise_file_limit()
     worker = Worker(StateDir(Path(arguments.state)), arguments.slot, arguments.fd, arguments.tls_fd)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -197,6 +199,12 @@ class Certificate:
         except OSError:
             return ()
         return tuple((s.st_mtime_ns, s.st_size) for s in stats)
+
+
+def _raise_file_limit() -> None:
+    """Each connection takes a descriptor, and each request may take one more; the usual soft limit of 1,024 is for shells."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _inherited(fd: int) -> socket.socket:

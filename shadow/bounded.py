@@ -204,7 +204,7 @@ def betting_log_capital(x: ArrayLike, m: float, alpha: float) -> tuple[Floats, F
 
 def _caps(m: Floats) -> tuple[Floats, Floats]:
     """(1/2)/m and (1/2)/(1-m), infinite at the ends, where no stake can lose."""
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         return 0.5 / m, 0.5 / (1.0 - m)
 
 

@@ -49,17 +49,16 @@ class Confusion:
 
     def update(self, labels: Iterable[tuple[Label, Label]], chosen: int) -> None:
         """Adds the (blue, green) labels of one pair's items; the one at `chosen` stands for the pair."""
-        every = self.every
+        every, places = self.every, self.places
         for index, (blue, green) in enumerate(labels):
-            cell = self._place(blue) * _ROW + self._place(green)
+            row, column = places.get(blue), places.get(green)
+            cell = (self._place(blue) if row is None else row) * _ROW + (self._place(green) if column is None else column)
             every[cell] = every.get(cell, 0) + 1
             if index == chosen:
                 self.single[cell] = self.single.get(cell, 0) + 1
 
     def _place(self, label: Label) -> int:
-        place = self.places.get(label)
-        if place is not None:
-            return place
+        """The place of a label that is new or written otherwise than the one that has it."""
         label = _known_label(label)
         place = self.places.get(label)
         if place is None:

@@ -3,8 +3,8 @@
 The e-value of a count-based test can be computed for counts that are not there yet. So the answer is the least number of
 further observations, arriving at the present rate, that carries the e-value to 1/alpha. The present rate is first drawn a
 little towards the gate's threshold (one observation's weight), so that early luck does not promise a quick end. The real
-number scatters widely about the answer (the median is near it, the 90th percentile about twice it). None means that, as
-things stand, the gate will never be decided in the asked direction.
+number scatters widely about the answer: the median is about three quarters of it, the 90th percentile one and a half times.
+None means that, as things stand, the gate will never be decided in the asked direction.
 """
 
 from __future__ import annotations

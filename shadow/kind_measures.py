@@ -22,6 +22,7 @@ from shadow.json_fields import close, signed_difference
 
 NO_MEASURES: Final[Mapping[str, float]] = MappingProxyType({})
 MAX_RANKED: Final = 1_000
+_ALMOST: Final = math.nextafter(1.0, 0.0)  # of lists that are equal only as far as they are looked at
 _SHOWN_LABEL: Final = 100  # characters of a label in a confusion table
 _SHOWN_COMPONENTS: Final = 20
 _NUMERIC_ROWS: Final = frozenset({Kind.PROBABILITIES, Kind.NUMBERS, Kind.VECTORS})
@@ -264,14 +265,15 @@ def _text(ours: str, theirs: str, limits: Limits, *, partial: bool) -> Judged:
 
 def _ranked(ours: Sequence[Any], theirs: Sequence[Any], limits: Limits) -> Judged:
     one, other = list(dict.fromkeys(ours[:MAX_RANKED])), list(dict.fromkeys(theirs[:MAX_RANKED]))
-    similarity = 1.0 if ours == theirs else _average_overlap(one, other)
+    same = tuple(ours) == tuple(theirs)
+    similarity = 1.0 if same else min(_average_overlap(one, other), _ALMOST)
     common = set(one) & set(other)
     measures = {
         "overlap": len(common) / max(len(one), len(other), 1) if one or other else 1.0,
         "rank_correlation": _spearman([item for item in one if item in common], [item for item in other if item in common]),
         "same_first": float(one[:1] == other[:1]),
     }
-    agree = ours == theirs or similarity >= limits.similarity_floor
+    agree = same or similarity >= limits.similarity_floor
     reason = f"average overlap {similarity:.3f} is below {limits.similarity_floor:g}"
     return Judged(Kind.RANKED, agree, similarity, measures=measures, reason=reason)
 

@@ -17,10 +17,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
+from shadow.intervals import rate_intervals
 from shadow.observation import Outcome
 from shadow.packing import pack_histogram, unpack_histogram
 from shadow.paired import McNemar
-from shadow.quantiles import Histogram, SignTest, order_statistic_ranks
+from shadow.quantiles import PRIOR_WEIGHT, Histogram, SignTest
 from shadow.sequential import AsymptoticMean, Interval, log_threshold
 
 LEVELS: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -36,14 +37,39 @@ def _histogram(signed: bool = False) -> Histogram:
 
 
 @lru_cache(maxsize=64)
-def _ranks(n: int, p: float, alpha: float) -> tuple[int, int]:
-    low, high = order_statistic_ranks(n, p, alpha)
-    return int(low), int(high)
+def quantile_ranks(n: int, p: float, alpha: float) -> tuple[int, int]:
+    """`quantiles.order_statistic_ranks` of one n: the same two ranks by halving over whole counts, a hundred times faster.
+
+    ln E(k), the evidence that k of n values at or below a point is not what level p gives, is convex with its least value
+    near np, so on each side of it the counts that are refuted begin at one place.
+    """
+    a, b = PRIOR_WEIGHT * p, PRIOR_WEIGHT * (1.0 - p)
+    bar = log_threshold(alpha)
+    constant = math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b) + math.lgamma(a + b + n)
+
+    def refuted(k: int) -> bool:
+        log_beta = math.lgamma(a + k) + math.lgamma(b + n - k) - constant
+        return log_beta - k * math.log(p) - (n - k) * math.log1p(-p) >= bar
+
+    low, high = 0, n + 1
+    kept, out = math.floor(n * p), 0
+    if refuted(0):
+        while kept - out > 1:
+            middle = (kept + out) // 2
+            kept, out = (kept, middle) if refuted(middle) else (middle, out)
+        low = out + 1
+    kept, out = math.ceil(n * p), n
+    if refuted(n):
+        while out - kept > 1:
+            middle = (kept + out) // 2
+            kept, out = (kept, middle) if refuted(middle) else (middle, out)
+        high = out
+    return low, high
 
 
 def _bounds(histogram: Histogram, p: float, alpha: float) -> Interval:
-    """As `Histogram.quantile_interval` has it; both arms of a pair have equally many values, so the ranks are kept."""
-    low, high = _ranks(histogram.n, p, alpha)
+    """As `Histogram.quantile_interval` has it."""
+    low, high = quantile_ranks(histogram.n, p, alpha)
     return Interval(
         histogram.order_statistic(low).low if low >= 1 else -math.inf if histogram.signed else 0.0,
         histogram.order_statistic(high).high if high <= histogram.n else math.inf,
@@ -81,9 +107,10 @@ class ArmPair:
                 around_green.low / around_blue.high if around_blue.high > 0.0 else 0.0,
                 around_green.high / around_blue.low if around_blue.low > 0.0 else math.inf,
             )
-            known = b is not None and g is not None
-            differences[name] = {"estimate": g - b if known else None, "ci": difference.to_json()}
-            ratios[name] = {"estimate": g / b if known and b else None, "ci": ratio.to_json()}
+            if b is None or g is None:
+                b = g = math.nan
+            differences[name] = {"estimate": g - b, "ci": difference.to_json()}
+            ratios[name] = {"estimate": g / b if b else None, "ci": ratio.to_json()}
         return {
             "n": self.n,
             "blue": {name: b for name, (b, _) in points.items()},
@@ -222,12 +249,13 @@ class Latency:
         if self.objective_ms is None:
             return None
         n, over = self.over.n, self.over
-        blue_over = self.green_over - over.worse + over.better
+        green_over, blue_over = self.green_over, self.green_over - over.worse + over.better
+        blue_ci, green_ci = rate_intervals([(n - blue_over, blue_over), (n - green_over, green_over)], alpha)
         return {
             "latency_ms": self.objective_ms,
             "n": n,
-            "blue": {"within": n - blue_over, "rate": (n - blue_over) / n if n else None},
-            "green": {"within": n - self.green_over, "rate": (n - self.green_over) / n if n else None},
+            "blue": {"within": n - blue_over, "rate": (n - blue_over) / n if n else None, "ci": blue_ci},
+            "green": {"within": n - green_over, "rate": (n - green_over) / n if n else None, "ci": green_ci},
             "worse": over.worse,
             "better": over.better,
             "same": over.same,

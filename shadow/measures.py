@@ -22,7 +22,7 @@ MAX_MEASURES: Final = 32
 BINS: Final = 41
 # In [0, 1] by definition. A comparison of the operator's own may name its measures as it likes: those are never here.
 BOUNDED: Final = frozenset(
-    {"arg_max_flip", "total_variation", "max_probability_difference", "exact", "edit_similarity", "token_f1", "overlap", "same_first"}
+    "arg_max_flip total_variation max_probability_difference exact edit_similarity token_f1 overlap same_first".split()
 )
 TEXT: Final = ("exact", "edit_similarity", "token_f1", "length_difference")
 # Means that say nothing: counts of fields, and a maximum that the histogram of differences shows better.

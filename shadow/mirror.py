@@ -197,9 +197,10 @@ class Mirror:
             return
         own = b"x-bluegreen-shadow: 1\r\nx-request-id: %s\r\nvia: 1.1 bluegreen\r\n" % pair.frame.request_id
         body = pair.frame.request_body
+        data = None
         if side.rewrite.model is not None:
-            data = side.rewrite.message(pair.head, own, unframed(body, pair.head.length))
-        else:
+            data = side.rewrite.renamed(pair.head, own, unframed(body, pair.head.length))
+        if data is None:
             data = side.rewrite.head(pair.head, own) + body
 
         def finished(outcome: Outcome) -> None:

@@ -78,11 +78,28 @@ class Slices:
         rates = table[:, AGREED] / np.maximum(table[:, AGREED] + table[:, DIFFERED], 1.0)
         order = np.lexsort((rates, -np.maximum(below, worse), ~(flagged | worse_flagged)))[:MAX_SHOWN]
         around = rate_intervals([(int(table[i, AGREED]), int(table[i, DIFFERED])) for i in order], alpha)
-        return [
-            _slice(*named[index], around[place], floor, float(below[index]), bool(flagged[index]), float(worse[index]),
-                   bool(worse_flagged[index]))
-            for place, index in enumerate(order)
-        ]  # fmt: skip
+        found = []
+        for index, ci in zip(order, around, strict=True):
+            rule, value, row = named[index]
+            n = row[AGREED] + row[DIFFERED]
+            against = {"log_e": float(worse[index]), "flagged": bool(worse_flagged[index])}
+            found.append(
+                {
+                    "by": rule,
+                    "value": value,
+                    "n": n,
+                    "agreed": row[AGREED],
+                    "rate": row[AGREED] / n if n else None,
+                    "ci": ci,
+                    "floor": floor,
+                    "log_e": float(below[index]),
+                    "flagged": bool(flagged[index]),
+                    "green_failed": row[GREEN_FAILED],
+                    "blue_failed": row[BLUE_FAILED],
+                    "against_noise": {"worse": row[WORSE], "better": row[BETTER], **against},
+                }
+            )
+        return found
 
     @property
     def total(self) -> int:
@@ -100,27 +117,6 @@ class Slices:
         for rule in rules:
             made.counts[rule] = {value: [int(count) for count in row] for value, row in state.get(rule, {}).items()}
         return made
-
-
-def _slice(
-    rule: str, value: str, row: list[int], ci: list[float], floor: float, log_e: float, flagged: bool, log_e_worse: float,
-    worse: bool,
-) -> Document:  # fmt: skip
-    n = row[AGREED] + row[DIFFERED]
-    return {
-        "by": rule,
-        "value": value,
-        "n": n,
-        "agreed": row[AGREED],
-        "rate": row[AGREED] / n if n else None,
-        "ci": ci,
-        "floor": floor,
-        "log_e": log_e,
-        "flagged": flagged,
-        "green_failed": row[GREEN_FAILED],
-        "blue_failed": row[BLUE_FAILED],
-        "against_noise": {"worse": row[WORSE], "better": row[BETTER], "log_e": log_e_worse, "flagged": worse},
-    }
 
 
 def _request_document(observation: Observation) -> Any:

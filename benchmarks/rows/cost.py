@@ -25,7 +25,7 @@ def cost(setting: Setting) -> Row:
             wrk(running.port, setting.cores, WARM_UP_S)
             counted = setting.upstreams.counts()
             before = running.cpu()
-            result = wrk(running.port, setting.cores, setting.seconds(5))
+            result = wrk(running.port, setting.cores, setting.seconds(4))
             each = _per_request(before, running.cpu(), result.requests)
             counted = setting.upstreams.counts().since(counted)
         details = {"requests/s": result.rate, "new upstream connections": float(counted.connections)}
@@ -41,7 +41,7 @@ def cost(setting: Setting) -> Row:
         "another user id. For the router that is worker, control, shadow (idle here) and supervisor together.",
         "µs/request",
         collected.series(),
-        commands=(shown(wrk_command("PORT", setting.cores, setting.seconds(5))),),
+        commands=(shown(wrk_command("PORT", setting.cores, setting.seconds(4))),),
     )
     if not setting.with_router:
         return row
@@ -63,7 +63,7 @@ def mirror(setting: Setting) -> Row:
             counted = setting.upstreams.counts()
             pairs = running.pairs()
             before = running.cpu()
-            result = wrk(running.port, setting.cores, setting.seconds(5))
+            result = wrk(running.port, setting.cores, setting.seconds(4))
             spent = _per_request(before, running.cpu(), result.requests)
             running.settle()
             after = _per_request(before, running.cpu(), result.requests)
@@ -96,7 +96,7 @@ def mirror(setting: Setting) -> Row:
         "nginx with a mirror that answers 204, where it can keep them.",
         "µs/request",
         collected.series(),
-        commands=(shown(wrk_command("PORT", setting.cores, setting.seconds(5))),),
+        commands=(shown(wrk_command("PORT", setting.cores, setting.seconds(4))),),
     )
     return (
         row.checked(ratio_check(row, ROUTER, NGINX, "bluegreen worker / nginx mirror", 0.6, 0.45))

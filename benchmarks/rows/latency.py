@@ -24,11 +24,11 @@ def added(setting: Setting) -> Row:
     direct: dict[str, Any] = {}
     for number_, name in ((n, p) for n in range(setting.rounds) for p in _turned(names, n)):
         if name == DIRECT:
-            direct = pace(setting.upstreams.blue, setting.cores, RATE, setting.seconds(5))
+            direct = pace(setting.upstreams.blue, setting.cores, RATE, setting.seconds(4))
             report = direct
         else:
             with setting.start(name) as running:
-                report = pace(running.port, setting.cores, RATE, setting.seconds(5))
+                report = pace(running.port, setting.cores, RATE, setting.seconds(4))
         times = report["us"]
         base = direct["us"]
         extra = times["p99"] if name == DIRECT else times["p99"] - base["p99"]
@@ -45,7 +45,7 @@ def added(setting: Setting) -> Row:
         "every other entry is the proxy's p99 less the direct one of the same round.",
         "µs added at p99",
         collected.series(),
-        commands=(shown(pace_command("PORT", setting.cores, RATE, setting.seconds(5))),),
+        commands=(shown(pace_command("PORT", setting.cores, RATE, setting.seconds(4))),),
     )
     if not setting.with_router:
         return row

@@ -15,6 +15,7 @@ from models.predictions.prediction import InBandError, Json, Reason, Unreadable
 
 MAX_DEPTH: Final = 128
 MAX_VALUES: Final = 4_000_000  # about 250 MB of Python objects at worst
+_DECODER: Final = json.JSONDecoder()
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _SMALL: Final = 4 * 1024 * 1024  # bytes; cannot hold more than MAX_VALUES values
 
@@ -24,24 +25,49 @@ def load(body: bytes) -> Json:
 
     Raises Unreadable: `not json`, `too deep` (more than 128 levels), `too large` (more than about four million values).
     """
-    if len(body) > _SMALL and body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_VALUES:
-        raise Unreadable(Reason.TOO_LARGE, f"more than {MAX_VALUES} JSON values")
+    refuse_too_many_values(body)
     try:
         document: Json = json.loads(body)
     except RecursionError:
-        raise Unreadable(Reason.TOO_DEEP, f"JSON nested more than {MAX_DEPTH} levels") from None
+        raise _too_deep() from None
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, and integers of more than 4,300 digits
         raise Unreadable(Reason.NOT_JSON, str(error)) from None
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _may_be_deep(body) and _is_deep(document):
-        raise Unreadable(Reason.TOO_DEEP, f"JSON nested more than {MAX_DEPTH} levels")
+        raise _too_deep()
     return document
+
+
+def load_at(text: str, start: int) -> tuple[Json, int]:
+    """The document that begins at `start`, and where it ends: for several in one text.
+
+    Raises Unreadable: `not json`, `too deep`.
+    """
+    try:
+        document, end = _DECODER.raw_decode(text, start)
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError as error:
+        raise Unreadable(Reason.NOT_JSON, str(error)) from None
+    if end - start > 2 * MAX_DEPTH and _is_deep(document):  # less text cannot close that many levels
+        raise _too_deep()
+    return document, end
+
+
+def refuse_too_many_values(body: bytes) -> None:
+    """Raise Unreadable (`too large`) for a body with more values than may become objects. Counts, without parsing."""
+    if len(body) > _SMALL and body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_VALUES:
+        raise Unreadable(Reason.TOO_LARGE, f"more than {MAX_VALUES} JSON values")
+
+
+def _too_deep() -> Unreadable:
+    return Unreadable(Reason.TOO_DEEP, f"JSON nested more than {MAX_DEPTH} levels")
 
 
 def _may_be_deep(body: bytes) -> bool:
     """A cheap look at the brackets alone, which clears nearly every body.
 
-    Brackets inside strings can make it say yes too often, or be arranged to cancel out; the parser's own recursion
-    limit stands behind it.
+    Brackets inside strings can make it say yes too often, or be arranged to cancel out; the parser's own recursion limit stands
+    behind it.
     """
     brackets = body.translate(None, _NOT_BRACKETS)
     for _ in range(MAX_DEPTH):
@@ -55,17 +81,16 @@ def _may_be_deep(body: bytes) -> bool:
 
 
 def _is_deep(document: Json) -> bool:
-    level: list[Json] = [document]
-    for _ in range(MAX_DEPTH + 1):
-        inner: list[Json] = []
-        for value in level:
-            if isinstance(value, dict):
-                inner.extend(value.values())
-            elif isinstance(value, list):
-                inner.extend(value)
-        if not inner:
+    """Whether containers stand more than MAX_DEPTH deep, seen one level at a time."""
+    level = [document] if isinstance(document, (dict, list)) else []
+    for _ in range(MAX_DEPTH):
+        if not level:
             return False
-        level = [value for value in inner if isinstance(value, (dict, list))]
+        inner: list[dict[str, Json] | list[Json]] = []
+        for container in level:
+            values = container.values() if isinstance(container, dict) else container
+            inner.extend([value for value in values if isinstance(value, (dict, list))])
+        level = inner
     return bool(level)
 
 

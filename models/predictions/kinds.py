@@ -26,7 +26,7 @@ from typing import Any, Final
 from models.predictions.prediction import Json, Kind, Label, Prediction, Reason, Unreadable
 
 VECTOR_LENGTH: Final = 8
-SUM_TOLERANCE: Final = 0.01  # of a distribution's sum: servers round to two or three digits, or compute in 16 bits
+SUM_TOLERANCE: Final = 0.02  # of a distribution's sum: servers round to two or three digits, or compute in 16 bits
 _LABEL_LENGTH: Final = 64
 _LABEL_SPACES: Final = 4
 

@@ -12,7 +12,6 @@ chunk adds its items. A stream that the recorder cut gives what its whole events
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Final
 
@@ -43,8 +42,8 @@ CONTENT_TYPES: Final = frozenset(
 )
 MAX_EVENTS: Final = 200_000
 _FIELD: Final = re.compile(r"(?:data|event|id|retry)(?::|$)|:")
+_HALF_CHARACTERS: Final = "".join(map(chr, range(0xDC80, 0xDD00)))  # bytes that "surrogateescape" could not decode
 _BLANKS: Final = re.compile(r"[ \t\r\n\x1e]*")  # with the record separator of RFC 7464
-_DECODER: Final = json.JSONDecoder()
 # Where servers put the next piece of text, the more specific name first: the last event of some repeats the whole
 # text beside the last token.
 _TEXT_MEMBERS: Final = ("token", "text_output", "delta", "message", "response", "text", "content", "output", "generated_text")
@@ -62,9 +61,12 @@ def decode(body: bytes, path: str, rows: Rows, options: Options, *, truncated: b
     Raises InBandError when the stream carries an error, else Unreadable (`empty`, `truncated`, `not json`, `wrong
     shape`, …).
     """
+    json_document.refuse_too_many_values(body)
     text = body.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     if truncated:
-        text = text.rstrip("".join(map(chr, range(0xDC80, 0xDD00))))  # half a character at the cut
+        text = text.rstrip(_HALF_CHARACTERS)
+        if any(name.startswith(text) for name in ("data:", "event:", "retry:", "id:")):
+            raise Unreadable(Reason.TRUNCATED, "cut before the first event's end")
     done = False
     if is_framed(body):
         events, done = _events(text, truncated=truncated)
@@ -90,6 +92,7 @@ def decode(body: bytes, path: str, rows: Rows, options: Options, *, truncated: b
 def sequence_of_documents(body: bytes) -> bool:
     """Whether a body with no telling Content-Type is several JSON objects or arrays, one after another."""
     try:
+        json_document.refuse_too_many_values(body)
         chunks = _sequence(body.decode("utf-8", "surrogateescape").removeprefix("\ufeff"), truncated=False)
     except Unreadable:
         return False
@@ -156,15 +159,15 @@ def _sequence(text: str, *, truncated: bool) -> list[Json] | None:
     chunks: list[Json] = []
     while at < len(text):
         try:
-            chunk, end = _DECODER.raw_decode(text, at)
-        except RecursionError:
-            raise Unreadable(Reason.TOO_DEEP, "a stream's JSON is nested too deep") from None
-        except ValueError as error:
+            chunk, end = json_document.load_at(text, at)
+        except Unreadable as error:
+            if error.reason is not Reason.NOT_JSON:
+                raise
             if truncated:
                 return chunks  # the last one is cut
             if not chunks:
                 return None
-            raise Unreadable(Reason.NOT_JSON, f"document {len(chunks)} of the stream: {error}") from None
+            raise Unreadable(Reason.NOT_JSON, f"document {len(chunks)} of the stream: {error.detail}") from None
         if not isinstance(chunk, (dict, list)):
             raise Unreadable(Reason.NOT_JSON, f"document {len(chunks)} of the stream is a bare value")
         chunks.append(chunk)

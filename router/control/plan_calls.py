@@ -60,14 +60,14 @@ def plan_routes(control: Control) -> APIRouter:
     @routes.post("/v1/split")
     def split(request: Request, body: SplitBody) -> Json:
         """Green's share of live traffic in percent, in steps of 0.01."""
-        action = f"split {body.green_percent}"
+        action = f"split {body.green_percent:g}"
         plan = control.change(lambda plan: split_at(plan, body.green_percent), who=who(request), action=action, why=body.reason)
         return _answer(plan)
 
     @routes.post("/v1/shadow")
     def shadow(request: Request, body: ShadowBody) -> Json:
         """The percentage of exchanges that are mirrored to the other arm."""
-        action = f"shadow {body.percent}"
+        action = f"shadow {body.percent:g}"
         plan = control.change(lambda plan: shadowed_at(plan, body.percent), who=who(request), action=action, why=body.reason)
         return _answer(plan)
 

@@ -24,10 +24,10 @@ _MIN_FALLBACKS: Final = 10  # below this many in a window a share says nothing
 class Breaker:
     """The state for one arm in one worker."""
 
-    __slots__ = ("_fallback", "_fallbacks", "_opened", "_row", "_since", "_total", "_trial", "state", "troubled")
+    __slots__ = ("_fallbacks", "_opened", "_row", "_since", "_total", "_trial", "fallback", "state", "troubled")
 
     def __init__(self, fallback: Fallback) -> None:
-        self._fallback = fallback
+        self.fallback = fallback
         self._row = 0
         self._opened = 0.0
         self._trial = 0.0  # when the half-open trial was sent; 0.0 for none
@@ -42,13 +42,13 @@ class Breaker:
         if self.state == CLOSED:
             return True
         if self.state == OPEN:
-            if now - self._opened < self._fallback.open_for:
+            if now - self._opened < self.fallback.open_for:
                 return False
             self.state = HALF_OPEN
             self._trial = now
             return True
         # A trial that never came back (its client left) must not keep green out for ever.
-        if self._trial and now - self._trial < max(self._fallback.open_for, 1.0):
+        if self._trial and now - self._trial < max(self.fallback.open_for, 1.0):
             return False
         self._trial = now
         return True
@@ -66,7 +66,7 @@ class Breaker:
         """Green failed (refused, timed out, broke off or answered 5xx)."""
         self._row += 1
         self.troubled = True
-        if self.state == HALF_OPEN or self._row >= self._fallback.open_after:
+        if self.state == HALF_OPEN or self._row >= self.fallback.open_after:
             self._open(now)
 
     def fell_back(self, now: float, total: int) -> None:
@@ -75,7 +75,7 @@ class Breaker:
             self._since, self._fallbacks, self._total = now, 0, total
         self._fallbacks += 1
         share = 100.0 * self._fallbacks / max(total - self._total, self._fallbacks)
-        if self._fallbacks >= _MIN_FALLBACKS and share > self._fallback.budget_percent:
+        if self._fallbacks >= _MIN_FALLBACKS and share > self.fallback.budget_percent:
             self._open(now)
 
     def _open(self, now: float) -> None:

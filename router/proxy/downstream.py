@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
-from models.http1 import HttpError, RequestHead, parse_request
+from models.http1 import HttpError, parse_request
 from router.proxy import answers
 from router.proxy.exchange import Exchange
 from router.proxy.forwarded import connection_fields
+from router.proxy.options import Timeouts
+from router.proxy.probes import PATHS, Probe
 
 if TYPE_CHECKING:
     from router.proxy.gateway import Gateway
@@ -49,7 +51,7 @@ class Downstream(asyncio.Protocol):
     def __init__(self, gateway: Gateway, scheme: bytes) -> None:
         self.gateway = gateway
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self.exchange: Exchange | None = None
+        self.exchange: Exchange | Probe | None = None
         self.peer = ""
         self.forwarded = scheme
         self.full = False
@@ -70,19 +72,21 @@ class Downstream(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else "unix"
         self.since = self.gateway.now()
-        if not self.gateway.admit(self):
-            self._last = True
-            request_id = self.gateway.new_request_id()
-            self.transport.write(answers.problem(503, "too many connections; try again later", request_id, close=True))
-            self.transport.close()
-            return
         self.forwarded = connection_fields(self.peer, self.forwarded)
+        if not self.gateway.admit(self):
+            request_id = self.gateway.new_request_id()
+            self.gateway.count_own(503)
+            self.transport.write(answers.problem(503, "too many connections; try again later", request_id, keep_alive=False))
+            self.close_after_reading()
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
         exchange = self.exchange
         if exchange is None:
-            if not self._last:
+            if self.full and not self._last:
+                # It takes nothing of the last answer: no further one is made for it.
+                self._hold(data)
+            elif not self._last:
                 self._next(self._buffer + data if self._buffer else data)
             elif self._lingering and self.gateway.now() - self.since > LINGER_SECONDS:
                 self.transport.abort()
@@ -92,12 +96,27 @@ class Downstream(asyncio.Protocol):
             if end == len(data):
                 return
             data = data[end:]
+            if self.idle:
+                # Answered already (refused, say); what follows is the next request.
+                if not self._last:
+                    self._buffer = data
+                    self.gateway.loop.call_soon(self._go_on)
+                return
         elif exchange.tunnel:
             exchange.tunnel_send(data)
             return
+        self._hold(data)
+
+    def _hold(self, data: bytes) -> None:
         self._buffer += data
         if len(self._buffer) > PIPELINE_BYTES:
             self.pause()
+
+    def take_held(self) -> bytes:
+        """What came after an upgrade was asked for and before it was agreed to: it belongs to the tunnel."""
+        data, self._buffer = self._buffer, b""
+        self.resume()
+        return data
 
     def eof_received(self) -> None:
         """The client has closed its side. As with other gateways that counts as leaving: the transport closes itself."""
@@ -120,8 +139,10 @@ class Downstream(asyncio.Protocol):
         self.full = False
         if self.exchange is not None:
             self.exchange.client_ready(True)
-        elif self._buffer and not self._last:
-            self.gateway.loop.call_soon(self._go_on)
+        elif not self._last:
+            self.resume()
+            if self._buffer:
+                self.gateway.loop.call_soon(self._go_on)
 
     # --- requests ---
 
@@ -144,8 +165,10 @@ class Downstream(asyncio.Protocol):
             self._buffer = data
             return
         self.reading_head = False
-        if head.target.startswith(b"/-/") and gateway.own(self, head):
-            self._own_answered(head, data)
+        if head.target.startswith(b"/-/") and head.target.partition(b"?")[0] in PATHS:
+            self.exchange = probe = Probe(gateway, self, head)
+            self._buffer = data[head.size :] if not head.length else b""
+            probe.begin()
             return
         self.exchange = exchange = Exchange(gateway, self, head)
         end = exchange.begin(data)
@@ -166,7 +189,9 @@ class Downstream(asyncio.Protocol):
         self.since = now
         if not keep_alive:
             self.close()
-        elif self._buffer and not self.full:
+        elif self.full:
+            self.pause()
+        elif self._buffer:
             # Not from here: a thousand pipelined requests would be a thousand frames of the stack.
             self.gateway.loop.call_soon(self._go_on)
         elif self.paused:
@@ -186,6 +211,7 @@ class Downstream(asyncio.Protocol):
     def close(self) -> None:
         """No further request: close once the answer has left."""
         self._last = True
+        self.since = self.gateway.now()
         self.transport.close()
 
     def close_after_reading(self) -> None:
@@ -196,6 +222,7 @@ class Downstream(asyncio.Protocol):
         """
         self._last = True
         self._lingering = True
+        self.reading_head = False
         self.exchange = None
         self._buffer = b""
         self.since = self.gateway.now()
@@ -210,10 +237,23 @@ class Downstream(asyncio.Protocol):
         """Whether no request is being answered."""
         return self.exchange is None
 
-    @property
-    def lingering(self) -> bool:
-        """Whether the connection only waits for its client to stop sending."""
-        return self._lingering
+    def check_time(self, now: float, timeouts: Timeouts, drained: bool) -> None:
+        """The sweep looks whether anything took too long; `drained` when an idle connection may be closed early."""
+        idle = now - self.since
+        if self.exchange is not None:
+            self.exchange.check_time(now)
+        elif self._lingering:
+            if idle > LINGER_SECONDS:
+                self.transport.abort()
+        elif self._last or self.full:
+            if idle > timeouts.idle:
+                self.transport.abort()  # its last answer is written, but it takes nothing
+        elif self.reading_head:
+            if idle > timeouts.head:
+                # RFC 9110, 15.5.9
+                self._refuse(HttpError(408, "the request's head did not arrive in time"))
+        elif idle > timeouts.keep_alive or drained:
+            self.close()
 
     def _go_on(self) -> None:
         if self.exchange is None and self._buffer and not self._last and not self.transport.is_closing():
@@ -221,20 +261,8 @@ class Downstream(asyncio.Protocol):
             data, self._buffer = self._buffer, b""
             self._next(data)
 
-    def _own_answered(self, head: RequestHead, data: bytes) -> None:
-        """The gateway answered by itself; such a request has no body worth reading."""
-        if head.length or not head.keep_alive:
-            self.close_after_reading() if head.length else self.close()
-        elif len(data) > head.size:
-            self._buffer = data[head.size :]
-            self.gateway.loop.call_soon(self._go_on)
-
     def _refuse(self, error: HttpError) -> None:
         self.gateway.count_own(error.status)
         request_id = self.gateway.new_request_id()
-        self.transport.write(answers.problem(error.status, error.detail, request_id, close=True))
+        self.transport.write(answers.problem(error.status, error.detail, request_id, keep_alive=False))
         self.close_after_reading()
-
-    def time_out(self, detail: str) -> None:
-        """A head that did not come in time (RFC 9110, 15.5.9)."""
-        self._refuse(HttpError(408, detail))

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from router.proxy.gateway import Gateway
 
 _HOLD_WHILE_WAITING: Final = 256 * 1024  # of a body, read before there is a connection to send it on
-_NO_BODY: Final = (b"HEAD", b"GET")
 
 
 class Exchange:
@@ -63,6 +62,7 @@ class Exchange:
     _stale_retried: bool = False
     _suspect: Target | None = None
     _continued: bool = False
+    _held_up: bool = False  # the server takes no more of the request for now
     _keep_alive: bool = True
     _rechunk: bool = False
     _decoder: ChunkedBody | None = None
@@ -263,6 +263,10 @@ class Exchange:
             server.keep(connection)  # its request went elsewhere in the meantime; the next one finds it warm
             return
         self.connecting = False
+        if connection.transport.is_closing():
+            # Accepted and closed at once: nobody would ever tell us so again.
+            self._failed("broken", "the server closed the connection at once")
+            return
         gateway.words[self.target.base + c.OPENED] += 1  # type: ignore[union-attr]  # connecting implies a target
         self._send(connection)
 
@@ -270,6 +274,7 @@ class Exchange:
         target = self.target
         assert target is not None
         self.upstream = connection
+        self.active = perf_counter()
         kept = self._kept
         head, downstream, rewrite = self.head, self.downstream, target.rewrite
         trusted = bool(self.gateway.options.trusted) and self.gateway.trusts(downstream.peer)
@@ -280,8 +285,11 @@ class Exchange:
                 self._name_host()
             own = downstream.own_fields
         own = b"%sx-request-id: %s\r\n" % (own, self.request_id)
+        renamed = None
         if rewrite.model is not None and self.whole and kept is not None:
-            data = rewrite.message(head, own, self._payload(), trusted=trusted)
+            renamed = rewrite.renamed(head, own, self._payload(), trusted=trusted)
+        if renamed is not None:
+            data = renamed
         else:
             data = rewrite.head(head, own, trusted=trusted)
             if kept:
@@ -297,9 +305,10 @@ class Exchange:
     def interim(self, head: ResponseHead) -> None:
         """Pass a 1xx answer on; 100 (Continue) at most once, and none to an HTTP/1.0 client (RFC 9110, 15.2)."""
         if head.status == 100:
-            self._continue() if self.head.expects else None
+            if self.head.expects:
+                self._continue()
         elif self.head.minor:
-            self.downstream.transport.write(b"HTTP/1.1" + head.raw[8:])
+            self.downstream.transport.write(head.passed + b"\r\n")
 
     def answer(self, head: ResponseHead, data: bytes, done: bool) -> None:
         """The final head, with what of the body came along; in the usual case the whole answer."""
@@ -316,6 +325,8 @@ class Exchange:
                 self._to_blue(now)
                 return
         self.answered = True
+        if done:
+            self.upstream = None  # it is idle by now, perhaps another request's: a slow client must not pause it
         gateway, downstream = self.gateway, self.downstream
         if done and self.whole and self._keep_alive and not gateway.draining and self.head.minor:
             downstream.transport.write(
@@ -347,6 +358,8 @@ class Exchange:
         """More of the body, passed on as it is framed, or of the tunnel."""
         if self._sampled:
             self._record(data)
+        if done:
+            self.upstream = None
         self.active = perf_counter()
         if self._decoder is not None:
             data = self._decode(data)
@@ -374,6 +387,9 @@ class Exchange:
         self.gateway.words[c.TUNNELS] += 1
         fields = b"Connection: upgrade\r\nUpgrade: %s\r\n" % head.upgrade
         self.downstream.transport.write(self._compose(head, target, fields) + data)
+        early = self.downstream.take_held()
+        if early:
+            self.tunnel_send(early)
 
     def tunnel_send(self, data: bytes) -> None:
         """Bytes of the client's side of the tunnel."""
@@ -396,7 +412,9 @@ class Exchange:
 
     def writable(self, ready: bool) -> None:
         """The server takes more of the request, or for now no more."""
+        self._held_up = not ready
         if ready:
+            self.active = perf_counter()
             self.downstream.resume()
         else:
             self.downstream.pause()
@@ -549,7 +567,9 @@ class Exchange:
         elif not self.whole and not self.answered:
             if self.head.expects and not self._continued and now - self.started > timeouts.continue_:
                 self._continue()
-            if now - active > timeouts.idle or now - self.started > timeouts.body:
+            if self._held_up and now - active > timeouts.idle:
+                self._give_up("timeout", "the server stopped taking the request")
+            elif now - active > timeouts.idle or now - self.started > timeouts.body:
                 self._fail(408, "the request's body did not arrive in time")
         elif not self.answered:
             if now - active > timeouts.first_byte:
@@ -582,19 +602,24 @@ class Exchange:
         self._leave()
         gateway.unqueue(self)
         gateway.count_own(status)
-        close = not self.whole or not self._keep_alive or gateway.draining or status in (400, 408, 413)
-        arm_line = target.arm_line if target is not None else b""
+        keep_alive = self.whole and self._keep_alive and not gateway.draining and status not in (400, 408, 413)
         self.status = status
         downstream.transport.write(
             answers.problem(
-                status, detail, self.request_id, arm_line=arm_line, close=close, head_only=self.head.method == b"HEAD"
+                status,
+                detail,
+                self.request_id,
+                keep_alive=keep_alive,
+                minor=self.head.minor,
+                arm_line=target.arm_line if target is not None else b"",
+                head_only=self.head.method == b"HEAD",
             )
         )
         gateway.log(self, perf_counter())
-        if not self.whole or (close and status == 400):
-            downstream.close_after_reading()
+        if self.whole and status != 400:
+            downstream.finished(keep_alive, perf_counter())
         else:
-            downstream.finished(not close, perf_counter())
+            downstream.close_after_reading()
 
     def _cut_off(self) -> None:
         """The client has part of an answer that will never be whole: the reset of its connection tells it so."""
@@ -646,7 +671,8 @@ class Exchange:
         self.upstream = None
         if server is not None:
             self._server = None
-            server.failures = 0
+            if server.troubled:
+                server.succeeded(now)
             server.in_flight -= 1
             target.in_flight -= 1
             if target.waiting:

@@ -18,7 +18,6 @@ from pathlib import Path
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Final
 
-from models.http1 import RequestHead
 from models.pool import Server, probe
 from models.tasks import spawn
 from router import counters as c
@@ -26,8 +25,8 @@ from router.counters import CounterPage
 from router.errors import PlanError, StartError
 from router.page import PlanPage
 from router.plan import read_plan
-from router.proxy import answers
 from router.proxy.options import ProxyOptions
+from router.proxy.probes import Readiness
 from router.proxy.routing import Routing, Target, Targets
 from router.proxy.tap import Tap
 
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("gateway")
 _OWN_STATUS: Final = {status: c.OWN_BASE + i for i, status in enumerate(c.OWN_STATUSES)}
-_READY_FRESH_SECONDS: Final = 0.25
 DRAIN_GRACE_SECONDS: Final = 1.0  # an idle connection may send one more request before a drain closes it
 
 
@@ -67,10 +65,11 @@ class Gateway:
         self._id_count = 0
         self._drain_began = 0.0
         self._log_lines: list[str] = []
-        self._ready = (0.0, False)
+        self._refused: set[Downstream] = set()  # over a limit, and only open until their answer has left
         self._checked_at = 0.0
-        self.take_options(options)
         self._targets = Targets(options)
+        self.take_options(options)
+        self.readiness = Readiness(self)
         self.words[c.DRAINING] = self.words[c.CONNECTIONS] = 0
         for base in c.COLOUR_BASE:
             self.words[base + c.IN_FLIGHT] = self.words[base + c.QUEUED] = 0
@@ -85,6 +84,7 @@ class Gateway:
         self.keep_bytes = max(options.fallback.body, options.mirroring.body)
         self.tls: ssl.SSLContext = options.upstream_tls.context()
         self.server_name = options.upstream_tls.server_name
+        self._targets.take_options(options)
         self.logging = options.access_log.path is not None and options.access_log.sample > 0
 
     # --- the plan ---
@@ -147,11 +147,13 @@ class Gateway:
         limits = self.limits
         if len(self.downstreams) >= limits.connections:
             self.words[c.REFUSED] += 1
+            self._refused.add(downstream)
             return False
         if limits.connections_per_client:
             count = self._clients.get(downstream.peer, 0)
             if count >= limits.connections_per_client:
                 self.words[c.REFUSED] += 1
+                self._refused.add(downstream)
                 return False
             self._clients[downstream.peer] = count + 1
         self.downstreams.add(downstream)
@@ -160,6 +162,7 @@ class Gateway:
     def leave(self, downstream: Downstream) -> None:
         """A connection has ended."""
         if downstream not in self.downstreams:
+            self._refused.discard(downstream)
             return
         self.downstreams.remove(downstream)
         count = self._clients.get(downstream.peer)
@@ -234,50 +237,6 @@ class Gateway:
             )
         )
 
-    # --- the probes ---
-
-    def own(self, downstream: Downstream, head: RequestHead) -> bool:
-        """Answer `/-/healthz` and `/-/readyz`; False for any other path."""
-        path = head.target.partition(b"?")[0]
-        if path not in (b"/-/healthz", b"/-/readyz"):
-            return False
-        if path == b"/-/healthz":
-            self._answer_probe(downstream, head, 200, "alive")
-        else:
-            checked, ready = self._ready
-            if perf_counter() - checked < _READY_FRESH_SECONDS:
-                self._answer_ready(downstream, head, ready)
-            else:
-                spawn(self._check_ready(downstream, head), "readiness")
-        return True
-
-    async def _check_ready(self, downstream: Downstream, head: RequestHead) -> None:
-        """Ready is what can be seen now: a server of blue that takes a connection (or answers its health path)."""
-        pool = self.obey_plan().blue.pool
-        results = await asyncio.gather(*(probe(s, self.options.health, self.tls, self.server_name) for s in pool.servers))
-        self._ready = (perf_counter(), any(results))
-        if not downstream.transport.is_closing():
-            self._answer_ready(downstream, head, any(results))
-
-    def _answer_ready(self, downstream: Downstream, head: RequestHead, ready: bool) -> None:
-        if self.draining:
-            self._answer_probe(downstream, head, 503, "draining")
-        elif ready:
-            self._answer_probe(downstream, head, 200, "ready")
-        else:
-            self._answer_probe(downstream, head, 503, "no server of blue can be reached")
-
-    def _answer_probe(self, downstream: Downstream, head: RequestHead, status: int, text: str) -> None:
-        request_id = head.request_id or self.new_request_id()
-        close = not head.keep_alive or head.length != 0 or self.draining
-        head_only = head.method == b"HEAD"
-        if status == 200:
-            answer = answers.plain(status, text, request_id, close=close, head_only=head_only)
-        else:
-            self.count_own(status)
-            answer = answers.problem(status, text, request_id, close=close, head_only=head_only)
-        downstream.transport.write(answer)
-
     # --- the sweep ---
 
     @property
@@ -292,17 +251,15 @@ class Gateway:
         now = perf_counter()
         routing = self.obey_plan()
         timeouts = self.timeouts
-        for downstream in list(self.downstreams):
-            exchange = downstream.exchange
-            if exchange is not None:
-                exchange.check_time(now)
-            elif downstream.reading_head:
-                if now - downstream.since > timeouts.head:
-                    downstream.reading_head = False
-                    downstream.time_out("the request's head did not arrive in time")
-            elif now - downstream.since > timeouts.keep_alive or self._drained(downstream, now):
-                downstream.transport.abort() if downstream.lingering else downstream.close()
-            elif downstream.lingering and now - downstream.since > 2.0:
+        # A drain closes idle connections, but not at once: a request may be on its way to us. One that comes within the grace
+        # is answered, with `Connection: close`.
+        drained_before = now - DRAIN_GRACE_SECONDS if self.draining and now - self._drain_began > DRAIN_GRACE_SECONDS else 0.0
+        for downstream in [*self.downstreams, *self._refused]:
+            try:
+                downstream.check_time(now, timeouts, downstream.since < drained_before)
+            except Exception:
+                # One connection in a state it should not be in must not lose the others their bounds.
+                _log.exception("a connection's times could not be checked; it is closed")
                 downstream.transport.abort()
         for server in self._targets.servers:
             server.reap(now, timeouts.upstream_keep_alive)
@@ -336,11 +293,14 @@ class Gateway:
         lines, self._log_lines = self._log_lines, []
         # One append per batch: lines of several workers never mix, since O_APPEND writes of a batch are one call each.
         text = ("\n".join(lines) + "\n").encode()
-        handle = os.open(Path(self.options.access_log.path), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
         try:
-            os.write(handle, text)
-        finally:
-            os.close(handle)
+            handle = os.open(Path(self.options.access_log.path), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+            try:
+                os.write(handle, text)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            _log.error("%d lines of the access log are lost: %s", len(lines), error)
 
     # --- the drain ---
 
@@ -355,16 +315,9 @@ class Gateway:
         """Whether all connections have ended, or the deadline has passed."""
         return self.draining and (not self.downstreams or perf_counter() - self._drain_began > self.timeouts.drain)
 
-    def _drained(self, downstream: Downstream, now: float) -> bool:
-        """Whether a drain may close this idle connection.
-
-        Not at once: a request may be on its way to us. One that comes within the grace is answered, with `Connection: close`.
-        """
-        return self.draining and now - max(self._drain_began, downstream.since) > DRAIN_GRACE_SECONDS
-
     def finish(self) -> None:
         """The last things a worker does."""
-        for downstream in list(self.downstreams):
+        for downstream in [*self.downstreams, *self._refused]:
             downstream.transport.abort()
         self._write_log()
         self.tap.close()

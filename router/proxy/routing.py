@@ -133,6 +133,13 @@ class Targets:
         """All servers that the present plan names."""
         return list(self._servers.values())
 
+    def take_options(self, options: ProxyOptions) -> None:
+        """Breakers and health obey these options from now on."""
+        self._options = options
+        for target in self._targets:
+            target.breaker.fallback = options.fallback
+            target.pool.health = options.health
+
     def route(self, plan: Plan, release_cell: int) -> Routing:
         """The routing of a plan; servers that it no longer names are retired."""
         old = self._targets

@@ -22,7 +22,7 @@ _PIECE: Final = 256 * 1024  # gathered bytes that leave at once
 class Tap(asyncio.Protocol):
     """The worker's end. `offer` takes one frame, or says that it was dropped."""
 
-    __slots__ = ("_bound", "_frames", "_loop", "_path", "_retry_at", "_size", "_timer", "_transport")
+    __slots__ = ("_bound", "_connecting", "_frames", "_loop", "_path", "_retry_at", "_size", "_timer", "_transport")
 
     def __init__(self, path: Path, bound: int, loop: asyncio.AbstractEventLoop) -> None:
         self._path = path
@@ -33,6 +33,7 @@ class Tap(asyncio.Protocol):
         self._size = 0
         self._timer: asyncio.TimerHandle | None = None
         self._retry_at = 0.0
+        self._connecting = False
 
     def offer(self, frame: bytes) -> bool:
         """Hand over a frame; False when it was dropped. Never blocks."""
@@ -57,7 +58,8 @@ class Tap(asyncio.Protocol):
 
     def keep_connected(self, now: float) -> None:
         """Called by the sweep: tries again now and then while nobody listens."""
-        if self._transport is None and now >= self._retry_at:
+        if self._transport is None and not self._connecting and now >= self._retry_at:
+            self._connecting = True
             self._retry_at = now + RETRY_SECONDS
             spawn(self._connect(), "tap connection")
 
@@ -74,6 +76,8 @@ class Tap(asyncio.Protocol):
                     await self._loop.create_unix_connection(lambda: self, name)
             except OSError:
                 return
+            finally:
+                self._connecting = False
 
     # --- asyncio's side ---
 

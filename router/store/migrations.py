@@ -57,6 +57,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         'CREATE INDEX pairs_by_release ON pairs ("release", agree, id)',
         "CREATE INDEX pairs_by_age ON pairs (at)",
     ),
+    ("ALTER TABLE evidence ADD COLUMN state JSON",),
 )
 
 

@@ -38,13 +38,14 @@ releases = Table(
     Column("green_servers", JSON(none_as_null=True)),
 )
 
-# The newest snapshot of what the shadow knows about a release.
+# The newest snapshot of what the shadow knows about a release, and the state from which it can go on.
 evidence = Table(
     "evidence",
     metadata,
     Column("release", Integer, primary_key=True, autoincrement=False),
     Column("updated", Float, nullable=False),
     Column("snapshot", JSON, nullable=False),
+    Column("state", JSON(none_as_null=True)),
 )
 
 # Compared pairs that are kept whole.

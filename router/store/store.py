@@ -49,7 +49,7 @@ _ADD_PAIR = insert(schema.pairs).returning(schema.pairs.c.id)
 _ADD_EVIDENCE = insert(schema.evidence)
 _SAVE_EVIDENCE = _ADD_EVIDENCE.on_conflict_do_update(
     index_elements=["release"],
-    set_={"updated": _ADD_EVIDENCE.excluded.updated, "snapshot": _ADD_EVIDENCE.excluded.snapshot},
+    set_={name: _ADD_EVIDENCE.excluded[name] for name in ("updated", "snapshot", "state")},
 )
 
 
@@ -133,9 +133,11 @@ class Store:
 
     # --- evidence and pairs -------------------------------------------------------------------------------------------
 
-    def save_evidence(self, release: int, snapshot: Mapping[str, Any], now: float) -> None:
-        """Keep the newest snapshot of a release in place of the one before it."""
-        row = {"release": release, "updated": now, "snapshot": dict(snapshot)}
+    def save_evidence(
+        self, release: int, snapshot: Mapping[str, Any], now: float, state: Mapping[str, Any] | None = None
+    ) -> None:
+        """Keep the newest snapshot of a release, and the state to go on from, in place of the ones before."""
+        row = {"release": release, "updated": now, "snapshot": dict(snapshot), "state": dict(state) if state else None}
         with self._write() as connection:
             connection.execute(_SAVE_EVIDENCE, row)
 
@@ -145,6 +147,13 @@ class Store:
         with self._read() as connection:
             row = connection.execute(select(table.c.snapshot, table.c.updated).where(table.c.release == release)).first()
         return (dict(row[0]), float(row[1])) if row else None
+
+    def evidence_state(self, release: int) -> dict[str, Any] | None:
+        """What a release's evidence goes on from after a restart; None while there is nothing."""
+        table = schema.evidence
+        with self._read() as connection:
+            state = connection.execute(select(table.c.state).where(table.c.release == release)).scalar()
+        return dict(state) if state else None
 
     def add_pairs(self, pairs: Sequence[RecordedPair], replacing: Sequence[int] = ()) -> list[int]:
         """Keep pairs and drop those whose ids are in `replacing` (a reservoir's choice), at once. Returns the new ids."""

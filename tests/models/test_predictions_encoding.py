@@ -1,5 +1,6 @@
 """Content-codings are undone exactly, a bomb is an error and not memory, and nothing but Unreadable escapes."""
 
+import contextlib
 import gzip
 import tracemalloc
 import zlib
@@ -9,6 +10,7 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from models.predictions import encoding
 from models.predictions.prediction import Reason, Unreadable
 
@@ -60,13 +62,7 @@ class TestEveryCoding:
     def test_early_end_is_truncated_at_every_length(self, name, encode):
         whole = encode(BODY)
         for length in range(len(whole)):
-            try:
-                assert encoding.decode(whole[:length], name) == BODY
-            except Unreadable as refusal:
-                # deflate is tried in its raw form too, in which the head of a zlib stream is broken, not short
-                assert refusal.reason in (Reason.TRUNCATED, Reason.ENCODING)
-            else:
-                pytest.fail(f"{length} of {len(whole)} bytes were taken for the whole")
+            assert reason_of(whole[:length], name) is Reason.TRUNCATED
 
     def test_what_there_is_of_a_recording_that_was_cut(self, name, encode):
         text = "".join(f"{n * 7919 % 65536:x} " for n in range(200_000)).encode()
@@ -145,7 +141,7 @@ def test_what_is_not_its_coding(body, codings):
     assert reason_of(body, codings) in (Reason.ENCODING, Reason.TRUNCATED)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.binary(max_size=400),
     st.lists(st.sampled_from(["gzip", "deflate", "br", "zstd", "identity", "x", ""]), max_size=5),
@@ -159,14 +155,12 @@ def test_nothing_else_escapes_from_random_bytes(body, codings, partial):
     assert len(decoded) <= 4096
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.sampled_from(CODINGS), st.binary(max_size=300), st.data())
 def test_nothing_else_escapes_from_damaged_content(coding, content, data):
     name, encode = coding
     body = bytearray(encode(content))
     for _ in range(data.draw(st.integers(0, 3))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
-    try:
+    with contextlib.suppress(Unreadable):
         assert len(encoding.decode(bytes(body), name, 2**16)) <= 2**16
-    except Unreadable:
-        pass

@@ -5,6 +5,7 @@ import copy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from models.predictions import json_pointer
 
 # RFC 6901 section 5
@@ -49,7 +50,9 @@ def test_the_examples_of_the_rfc(pointer, value):
     assert json_pointer.get(EXAMPLE, pointer) == value
 
 
-@pytest.mark.parametrize("pointer", ["/nowhere", "/foo/2", "/foo/-", "/foo/01", "/foo/+1", "/foo/٠", "/foo/0/x", "/foo/" + "9" * 5000])
+@pytest.mark.parametrize(
+    "pointer", ["/nowhere", "/foo/2", "/foo/-", "/foo/01", "/foo/+1", "/foo/٠", "/foo/0/x", "/foo/" + "9" * 5000]
+)
 def test_a_pointer_that_leads_nowhere(pointer):
     with pytest.raises(KeyError):
         json_pointer.get(EXAMPLE, pointer)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from models.predictions.decode import decode_response
 from models.predictions.prediction import Kind, Options, Protocol, Reason, Unreadable, Wire
 
@@ -57,7 +58,10 @@ BODIES = {
     "nested": ({"predictions": [[0.1, 0.9], [0.7, 0.3]]}, [(Kind.PROBABILITIES, (0.1, 0.9)), (Kind.PROBABILITIES, (0.7, 0.3))]),
     "a bare array": ([0, 2], [(Kind.LABELS, 0), (Kind.LABELS, 2)]),
     "a series written out": ({"predictions": [{"0": "a"}, {"0": "b"}]}, [(Kind.LABELS, "a"), (Kind.LABELS, "b")]),
-    "text": ({"predictions": ["A whole sentence of a language model, no less."]}, [(Kind.TEXT, "A whole sentence of a language model, no less.")]),
+    "text": (
+        {"predictions": ["A whole sentence of a language model, no less."]},
+        [(Kind.TEXT, "A whole sentence of a language model, no less.")],
+    ),
 }
 
 
@@ -79,7 +83,11 @@ def test_what_was_taken_is_said():
 
 
 def test_a_chat_model_at_the_same_path():
-    body = {"id": "c", "object": "chat.completion", "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi"}}]}
+    body = {
+        "id": "c",
+        "object": "chat.completion",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi"}}],
+    }
     decoded = decode_response(wire(body))
     assert (decoded.protocol, decoded.recognised, decoded.items[0].value) == (Protocol.OPENAI, "shape", "Hi")
 

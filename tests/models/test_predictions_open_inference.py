@@ -7,6 +7,7 @@ import struct
 from array import array
 
 import pytest
+
 from models.predictions.decode import decode_response
 from models.predictions.prediction import Kind, Options, Protocol, Reason, Unreadable, Wire
 
@@ -88,19 +89,29 @@ SERVERS = {
         [(Kind.PROBABILITIES, tuple(row)) for row in THREE],
     ),
     "regression": (answer(output("predict", "FP64", [2, 1], [151.3, 90.0])), [(Kind.NUMBERS, 151.3), (Kind.NUMBERS, 90.0)]),
-    "regression that JSON wrote whole": (answer(output("p", "FP64", [2, 1], [151, 90])), [(Kind.NUMBERS, 151.0), (Kind.NUMBERS, 90.0)]),
+    "regression that JSON wrote whole": (
+        answer(output("p", "FP64", [2, 1], [151, 90])),
+        [(Kind.NUMBERS, 151.0), (Kind.NUMBERS, 90.0)],
+    ),
     "two targets": (answer(output("predict", "FP32", [1, 2], [3.5, -1.0])), [(Kind.NUMBERS, (3.5, -1.0))]),
     "embedding": (
         answer(output("embedding", "FP32", [1, 8], [0.5] * 8)),
         [(Kind.VECTORS, array("d", [0.5] * 8))],
     ),
-    "several labels for each": (answer(output("y", "INT64", [2, 2], [0, 1, 1, 1])), [(Kind.LABELS, (0, 1)), (Kind.LABELS, (1, 1))]),
+    "several labels for each": (
+        answer(output("y", "INT64", [2, 2], [0, 1, 1, 1])),
+        [(Kind.LABELS, (0, 1)), (Kind.LABELS, (1, 1))],
+    ),
     "text": (
         answer(output("text_output", "BYTES", [1], ["The quick brown fox jumps over the lazy dog."])),
         [(Kind.TEXT, "The quick brown fox jumps over the lazy dog.")],
     ),
     "JSON in strings": (
-        answer(output("output", "BYTES", [1, 1], ['{"label": "POSITIVE", "score": 0.99}'], parameters={"content_type": "hg_jsonstr"})),
+        answer(
+            output(
+                "output", "BYTES", [1, 1], ['{"label": "POSITIVE", "score": 0.99}'], parameters={"content_type": "hg_jsonstr"}
+            )
+        ),
         [(Kind.JSON, {"label": "POSITIVE", "score": 0.99})],
     ),
     "no items": (answer(output("predict", "INT64", [0, 1], [])), []),
@@ -139,7 +150,10 @@ def test_not_a_number_however_it_is_spelled(spelled):
 
 def test_several_outputs_are_one_item_with_its_label_first():
     decoded = read(
-        answer(output("predict_proba", "FP64", [2, 3], [0.1, 0.7, 0.2, 0.5, 0.25, 0.25]), output("predict", "INT64", [2, 1], [1, 0]))
+        answer(
+            output("predict_proba", "FP64", [2, 3], [0.1, 0.7, 0.2, 0.5, 0.25, 0.25]),
+            output("predict", "INT64", [2, 1], [1, 0]),
+        )
     )
     assert [(item.name, item.value, item.also[0].name, item.also[0].value) for item in decoded.items] == [
         ("predict", 1, "predict_proba", (0.1, 0.7, 0.2)),
@@ -148,7 +162,9 @@ def test_several_outputs_are_one_item_with_its_label_first():
 
 
 def test_outputs_without_a_common_batch_describe_one_item():
-    body = answer(output("count", "INT32", [1], [2]), output("boxes", "FP32", [2, 4], [1.5] * 8), output("none", "FP32", [0], []))
+    body = answer(
+        output("count", "INT32", [1], [2]), output("boxes", "FP32", [2, 4], [1.5] * 8), output("none", "FP32", [0], [])
+    )
     (item,) = read(body).items
     assert (item.kind, item.value) == (Kind.LABELS, 2)
     assert [(other.kind, len(other.value)) for other in item.also] == [(Kind.VECTORS, 8), (Kind.JSON, 0)]

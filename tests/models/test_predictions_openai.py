@@ -6,6 +6,7 @@ import struct
 from array import array
 
 import pytest
+
 from models.predictions.decode import decode_response
 from models.predictions.prediction import InBandError, Kind, Options, Protocol, Reason, Unreadable, Wire
 
@@ -18,7 +19,9 @@ def read(body, path=CHAT, options=None):
 
 
 def chat(*messages, **members):
-    choices = [{"index": i, "message": {"role": "assistant", **message}, "finish_reason": "stop"} for i, message in enumerate(messages)]
+    choices = [
+        {"index": i, "message": {"role": "assistant", **message}, "finish_reason": "stop"} for i, message in enumerate(messages)
+    ]
     return {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m", "choices": choices, **members}
 
 
@@ -27,7 +30,7 @@ VLLM = b"""{"id":"chatcmpl-8c4","object":"chat.completion","created":1730000000,
 "stop_reason":null}],"usage":{"prompt_tokens":9,"total_tokens":12,"completion_tokens":3,"prompt_tokens_details":null},
 "prompt_logprobs":null,"kv_transfer_params":null}"""
 
-LITSERVE = b"""{"id":"chatcmpl-fQ","object":"chat.completion","created":1730000000,"model":"lit","choices":[{"index":0,"message":
+LITSERVE = b"""{"id":"chatcmpl-fQ","object":"chat.completion","created":1730000000,"model":"l","choices":[{"index":0,"message":
 {"role":"assistant","content":"Paris.","tool_calls":null,"tool_call_id":null,"name":null},"finish_reason":"stop"}],
 "usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}}"""
 
@@ -47,7 +50,10 @@ def test_choices_come_in_the_order_of_their_index():
 
 
 def test_content_in_parts_and_refusals():
-    body = chat({"content": [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]}, {"content": None, "refusal": "No."})
+    body = chat(
+        {"content": [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]},
+        {"content": None, "refusal": "No."},
+    )
     assert [item.value for item in read(body).items] == ["ab", "No."]
 
 
@@ -64,7 +70,12 @@ def test_tool_calls_without_ids_and_with_parsed_arguments():
 
 
 def test_completions():
-    body = {"id": "cmpl-1", "object": "text_completion", "choices": [{"index": 0, "text": " Paris", "logprobs": None}], "usage": None}
+    body = {
+        "id": "cmpl-1",
+        "object": "text_completion",
+        "choices": [{"index": 0, "text": " Paris", "logprobs": None}],
+        "usage": None,
+    }
     decoded = read(body, "/v1/completions")
     assert [(item.kind, item.value) for item in decoded.items] == [(Kind.TEXT, " Paris")]
     assert decoded.tokens is None
@@ -74,7 +85,10 @@ def test_embeddings_as_numbers_and_as_base64():
     vector = [0.5, -0.25, 3.0]
     packed = base64.b64encode(struct.pack("<3f", *vector)).decode()
     for embedding in (vector, packed):
-        body = {"object": "list", "data": [{"object": "embedding", "index": 1, "embedding": embedding}, {"index": 0, "embedding": [1, 2, 3]}]}
+        body = {
+            "object": "list",
+            "data": [{"object": "embedding", "index": 1, "embedding": embedding}, {"index": 0, "embedding": [1, 2, 3]}],
+        }
         decoded = read(body, "/v1/embeddings")
         assert [(item.kind, item.value) for item in decoded.items] == [
             (Kind.VECTORS, array("d", [1, 2, 3])),
@@ -108,7 +122,8 @@ def test_errors_under_status_200(body):
 
 
 @pytest.mark.parametrize(
-    "body", [{"choices": ["x"]}, {"choices": [{"index": 0}]}, {"data": [{"embedding": [1]}, 5]}, {"data": []}, [], {"model": "m"}]
+    "body",
+    [{"choices": ["x"]}, {"choices": [{"index": 0}]}, {"data": [{"embedding": [1]}, 5]}, {"data": []}, [], {"model": "m"}],
 )
 def test_wrong_shapes(body):
     with pytest.raises(Unreadable) as refused:

@@ -4,6 +4,7 @@ import json
 from array import array
 
 import pytest
+
 from models.predictions.decode import decode_response
 from models.predictions.prediction import Kind, Options, Protocol, Reason, Unreadable, Wire
 
@@ -29,7 +30,10 @@ BODIES = {
     "regression": ({"predictions": [[151.5], [90.0]]}, [(Kind.NUMBERS, 151.5), (Kind.NUMBERS, 90.0)]),
     "a number that JSON wrote whole": ({"predictions": [0.5, 2]}, [(Kind.NUMBERS, 0.5), (Kind.NUMBERS, 2)]),
     "embeddings": ({"predictions": [[0.5] * 8]}, [(Kind.VECTORS, array("d", [0.5] * 8))]),
-    "an image": ({"predictions": [[[[0.5, 1.5], [2.5, 3.5]], [[0.5, 1.5], [2.5, 3.5]]]]}, [(Kind.VECTORS, array("d", [0.5, 1.5, 2.5, 3.5] * 2))]),
+    "an image": (
+        {"predictions": [[[[0.5, 1.5], [2.5, 3.5]], [[0.5, 1.5], [2.5, 3.5]]]]},
+        [(Kind.VECTORS, array("d", [0.5, 1.5, 2.5, 3.5] * 2))],
+    ),
     "ranked": ({"predictions": [["b", "a", "c"]]}, [(Kind.RANKED, ("b", "a", "c"))]),
     "columns": ({"outputs": [[0.1, 0.9]]}, [(Kind.PROBABILITIES, (0.1, 0.9))]),
     "no instances": ({"predictions": []}, []),
@@ -55,7 +59,8 @@ def test_what_was_taken_is_said():
 def test_named_outputs_of_a_row_are_outputs():
     rows = [{"class": 1, "probabilities": [0.1, 0.9]}, {"probabilities": [0.8, 0.2], "class": 0}]
     assert [
-        (item.path, item.value, item.also[0].path, item.also[0].value, item.also[0].kind) for item in read({"predictions": rows}).items
+        (item.path, item.value, item.also[0].path, item.also[0].value, item.also[0].kind)
+        for item in read({"predictions": rows}).items
     ] == [
         ("/predictions/class", 1, "/predictions/probabilities", (0.1, 0.9), Kind.PROBABILITIES),
         ("/predictions/class", 0, "/predictions/probabilities", (0.8, 0.2), Kind.PROBABILITIES),
