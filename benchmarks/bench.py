@@ -75,11 +75,17 @@ def measure(parsed: argparse.Namespace) -> Report:
     machine.raise_open_files()
     cores = choose_cores()
     described = machine.describe(cores)
+    busy = machine.busy_share(2.0)
+    described["busy before the run"] = f"{100 * busy:.0f} % of all cores"
+    if busy > 0.1:
+        say(f"this machine is {100 * busy:.0f} % busy with something else: CPU times will be somewhat off, latencies far off")
     started, stolen = time.monotonic(), machine.stolen_seconds()
     clock = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
     rows = []
     with upstreams.serving(cores) as servers:
-        setting = Setting(cores, servers, parsed.rounds, 0.25 if parsed.quick else 1.0, not parsed.without_router, say)
+        setting = Setting(
+            cores, servers, parsed.rounds, 0.25 if parsed.quick else 1.0, not parsed.without_router, parsed.quick, say
+        )
         for name in parsed.rows:
             if name in ROUTER_ONLY and parsed.without_router:
                 continue

@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,7 +63,6 @@ def describe(cores: Cores) -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
         "distribution": distribution,
         "Python": f"{platform.python_implementation()} {sys.version.split()[0]}",
-        "load average at start": f"{os.getloadavg()[0]:.2f}",
     }
 
 
@@ -74,9 +74,21 @@ def versions(with_router: bool) -> dict[str, str]:
     return found | {"wrk": (done.stdout + done.stderr).splitlines()[0].split("[")[0].strip()}
 
 
+def busy_share(seconds: float) -> float:
+    """Share of all cores' time that something else than idling took, over so many seconds."""
+    before = _cpu_line()
+    time.sleep(seconds)
+    spent = [b - a for a, b in zip(before, _cpu_line(), strict=True)]
+    return 1 - (spent[3] + spent[4]) / max(1, sum(spent))  # idle and waiting for disks
+
+
+def _cpu_line() -> list[int]:
+    return [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+
+
 def stolen_seconds() -> float:
     """CPU seconds that the hypervisor has taken from this machine since it started (proc(5), /proc/stat steal)."""
-    return int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8]) / os.sysconf("SC_CLK_TCK")
+    return _cpu_line()[7] / os.sysconf("SC_CLK_TCK")
 
 
 def _field(file: Path, name: str, separator: str) -> str:

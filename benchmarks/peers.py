@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import metadata
+from importlib import metadata, util
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -210,7 +210,9 @@ def _envoy_version() -> str:
 
 
 def _naive_version() -> str:
-    return ", ".join(f"{name} {metadata.version(name)}" for name in ("fastapi", "httpx", "uvicorn", "uvloop"))
+    """What it stands on; uvicorn parses with httptools where that is installed, with h11 where not."""
+    parser = "httptools" if util.find_spec("httptools") else "h11"
+    return ", ".join(f"{name} {metadata.version(name)}" for name in ("fastapi", "httpx", "uvicorn", "uvloop", parser))
 
 
 PEERS: dict[str, Peer] = {
@@ -294,10 +296,23 @@ def start_router(wanted: Wanted, cores: Cores, *, workers: int = 1, shadow_perce
         roles = tell_apart(child.pid, pids)
         if not roles["shadow"] or not roles["control"]:
             raise BenchError(f"bluegreen runs without its shadow or control process; its log is {child.log}")
+        wait_until_quiet([pid for role in roles.values() for pid in role])
     except BaseException:
         child.end()
         raise
     return Running(ROUTER, wanted.port, child, control, roles)
+
+
+def wait_until_quiet(pids: Sequence[int], timeout_s: float = 15.0) -> None:
+    """Wait until these processes take less than a twentieth of a core: what they import at their start is not a request's cost."""
+    end = time.monotonic() + timeout_s
+    before = cpu_seconds(pids)
+    while time.monotonic() < end:
+        time.sleep(0.4)
+        now = cpu_seconds(pids)
+        if now - before <= 0.02:
+            return
+        before = now
 
 
 def tell_apart(supervisor: int, workers: Sequence[int]) -> dict[str, list[int]]:

@@ -6,12 +6,15 @@ Colours follow the reader's light or dark setting.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 from benchmarks.peers import ROUTER
 from benchmarks.result import Row, Series, number
 
 WIDTH, LABEL, VALUE = 720, 190, 110
+ROOM = WIDTH - LABEL - VALUE
+CUT = 10  # bars of more than so many times the smallest are cut
 BAR, GAP, TOP = 20, 8, 34
 
 _STYLE = """
@@ -26,12 +29,10 @@ _STYLE = """
 
 def bars(row: Row) -> str:
     """The row as an SVG document. A negative median (noise about zero) has no bar, only its number."""
-    top = max((max(series.samples) for series in row.series), default=0.0) or 1.0
-    room = WIDTH - LABEL - VALUE
+    scale = ROOM / full_scale(row.series)
     lines = []
     for place, series in enumerate(row.series):
-        y = TOP + place * (BAR + GAP)
-        lines += _bar(series, y, room / top)
+        lines += _bar(series, TOP + place * (BAR + GAP), scale)
     height = TOP + len(row.series) * (BAR + GAP) + 4
     return "\n".join(
         [
@@ -46,16 +47,28 @@ def bars(row: Row) -> str:
     )
 
 
+def full_scale(series: Sequence[Series]) -> float:
+    """The value at which a bar is full: the largest sample of those that are not more than ten times the smallest median.
+
+    A bar beyond it is cut and marked, so that one proxy that is far off does not flatten the others into one line.
+    """
+    smallest = min((one.median for one in series if one.median > 0), default=0.0)
+    return max((max(one.samples) for one in series if one.median <= CUT * smallest), default=0.0) or 1.0
+
+
 def _bar(series: Series, y: float, scale: float) -> list[str]:
-    width = max(0.0, series.median * scale)
-    low, high = (LABEL + max(0.0, value) * scale for value in (min(series.samples), max(series.samples)))
+    width = min(ROOM, max(0.0, series.median * scale))
+    low, high = (LABEL + min(ROOM, max(0.0, value) * scale) for value in (min(series.samples), max(series.samples)))
     middle = y + BAR / 2
     kind = "ours" if series.name == ROUTER else "bar"
     lines = [
         f'<text x="{LABEL - 8}" y="{middle + 4.5:.1f}" text-anchor="end">{escape(series.name)}</text>',
         f'<rect class="{kind}" x="{LABEL}" y="{y}" width="{width:.1f}" height="{BAR}" rx="2"/>',
     ]
-    if high - low >= 1:
+    if series.median * scale > ROOM * 1.001:
+        cut = LABEL + ROOM * 0.9
+        lines.append(f'<path class="ground" d="M{cut:.1f} {y}h8l-6 {BAR}h-8z"/>')
+    elif high - low >= 1:
         ends = f"M{low:.1f} {middle - 4}v8M{low:.1f} {middle}H{high:.1f}M{high:.1f} {middle - 4}v8"
         lines.append(f'<path class="whisker" d="{ends}" fill="none"/>')
     at = max(LABEL + width, high) + 8

@@ -20,6 +20,7 @@ class Setting:
     rounds: int
     scale: float
     with_router: bool
+    quick: bool
     say: Callable[[str], None]
 
     def seconds(self, full: float) -> float:
@@ -29,6 +30,14 @@ class Setting:
     def names(self, peers: Sequence[str]) -> list[str]:
         """The router, when it takes part, and these peers."""
         return [ROUTER, *peers] if self.with_router else list(peers)
+
+    def proxies(self) -> list[str]:
+        """The router and every peer but the naive one; a quick run keeps to nginx, HAProxy and Envoy."""
+        return self.names([name for name in PEERS if name not in (("naive", "traefik", "caddy") if self.quick else ("naive",))])
+
+    def mirroring(self) -> list[str]:
+        """The router and every peer that mirrors by itself; a quick run leaves Traefik out."""
+        return self.names([name for name, peer in PEERS.items() if peer.mirrors and not (self.quick and name == "traefik")])
 
     def interleaved(self, names: Sequence[str], rounds: int | None = None) -> Iterator[tuple[int, str]]:
         """(round, name), each round in another order, so that no proxy always comes first or after the same one."""

@@ -45,7 +45,7 @@ SHARES = np.array([0.05, 0.2, 0.5])
 
 Rng = np.random.Generator
 Wrong = NDArray[np.bool_]
-Experiment = Callable[[Rng, int, int], Wrong]
+Experiment = Callable[[Rng, int, int], Wrong | Floats]
 
 
 def _ever(log_e: Floats, alpha: float = ALPHA) -> Wrong:

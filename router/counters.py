@@ -32,6 +32,7 @@ REFUSED = 7  # connections refused over a limit, ever
 CLIENTS_LEFT = 8  # clients that went away before their answer was whole, ever
 RECALLED_REVISION = 9  # the revision whose recall the worker has finished
 TUNNELS = 10  # upgraded connections, ever
+UNLOGGED = 11  # exchanges that were lost on the way to the prediction log, ever
 
 # Per colour, at COLOUR[colour] + offset.
 COLOUR_BASE = (16, 48)  # blue, green

@@ -22,7 +22,6 @@ from time import monotonic, time
 from typing import Any
 
 import uvloop
-from shadow.evidence import Evidence, EvidenceOptions
 
 from models.pool import Tls
 from models.tasks import spawn
@@ -36,7 +35,8 @@ from router.proxy.tap import short_path
 from router.state import StateDir
 from router.store.store import RecordedPair, Store
 from router.workers import Workers
-from shadow.frame import Frame
+from shadow.evidence import Evidence, EvidenceOptions
+from shadow.frame import LOGGED_ONLY, Frame
 from shadow.intake import Intake
 from shadow.mirror import Mirror, MirrorOptions
 from shadow.observation import Observation
@@ -128,6 +128,8 @@ class Shadow:
         if self._page.word[0] != self._seen:
             self._obey_plan()
         self._frame_at = monotonic()
+        if frame.flags & LOGGED_ONLY:
+            return
         self._changed = True
         self._mirror.take(frame)
 

@@ -128,7 +128,7 @@ class Worker:
         try:
             options = self._options()
             gateway.take_options(options)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             _log.error("the settings were not reread: %s", error)
             return
         if self._certificate is not None:

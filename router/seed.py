@@ -22,7 +22,9 @@ def seed(page: PlanPage, first: Plan, *, reseed: bool, now: float) -> tuple[Plan
     """
     _, stored = page.read()
     if not stored:
-        plan = written(replace(first, release=1), None, Change(SEEDER, now, "start", "first plan, from the configuration file"))
+        # With a page that was lost, control must know whether the file's plan or the history's was asked for.
+        change = Change(SEEDER, now, "reseed" if reseed else "start", "first plan, from the configuration file")
+        plan = written(replace(first, release=1), None, change)
         page.write(plan.revision, plan.to_json())
         return plan, "took the first plan from the configuration file"
     present = read_plan(stored)

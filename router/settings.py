@@ -112,6 +112,19 @@ class RecordSettings(_Group):
     )
 
 
+class PredictionsSettings(_Group):
+    """The prediction log: which live answers are kept, so that late feedback finds them."""
+
+    percent: Percent = Field(
+        default=100.0,
+        description="Share of live exchanges that are logged while traffic is split between the arms; mirrored ones always are.",
+    )
+    keep: Duration = Field(default=7 * 86400.0, description="Rows older than this are removed.")
+    rows: Whole = Field(default=10**6, ge=0, le=10**9, description="Rows kept at most; 0: no prediction log.")
+    pending: Duration = Field(default=3600.0, description="How long feedback waits for a request that is not in the log yet.")
+    plain_units: Flag = Field(default=False, description="true: keep the split key as it is; false: its hash alone.")
+
+
 class FallbackSettings(_Group):
     """When blue answers in green's place, and how much of that blue must bear."""
 
@@ -231,6 +244,7 @@ class Settings(_Group):
         default=(), description="header:NAME and json:/pointer to break evidence down by."
     )
     record: RecordSettings = RecordSettings()
+    predictions: PredictionsSettings = PredictionsSettings()
     fallback: FallbackSettings = FallbackSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
     limits: LimitSettings = LimitSettings()

@@ -323,15 +323,17 @@ class _Tally:
 
 
 def _matched(ours: list[Prediction], theirs: list[Prediction]) -> list[tuple[Prediction, Prediction]] | None:
-    """The outputs side by side: one on each side whatever its name, else by name, in any order; None when they do not
-    match.
+    """The outputs side by side, the leading one first; None when they do not match.
+
+    One on each side matches whatever its name; several match by name, in any order.
     """
     if len(ours) != len(theirs):
         return None
-    names, other_names = [output.name for output in ours], [output.name for output in theirs]
-    if len(ours) == 1 or names == other_names:
+    if len(ours) == 1 or [output.name for output in ours] == [output.name for output in theirs]:
         return list(zip(ours, theirs, strict=True))
     by_name = {output.name: output for output in theirs}
-    if len(by_name) < len(theirs) or by_name.keys() != set(names):
+    if len(by_name) < len(theirs) or by_name.keys() != {output.name for output in ours}:
         return None
-    return [(output, by_name[output.name]) for output in ours]
+    pairs = [(output, by_name[output.name]) for output in ours]
+    # neither order is the right one, so one that is the same whichever side is blue
+    return sorted(pairs, key=lambda pair: (pair[0].kind is not _LABELS or pair[1].kind is not _LABELS, pair[0].name))

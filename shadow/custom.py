@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+import numpy as np
+
 from models.predictions import decode, json_document
 from models.predictions.prediction import DEFAULT_OPTIONS, Json, Options, Reason, Unreadable, Wire
 from shadow.compare import Comparison, Outcome
@@ -25,6 +27,7 @@ from shadow.kind_measures import NO_MEASURES
 Answer: TypeAlias = "Json | bytes"
 OwnComparison: TypeAlias = Callable[[Any, Any], object]
 
+_BOOLEANS: Final = (bool, np.bool_)  # comparing arrays gives the latter
 _KEYS: Final = frozenset({"agree", "similarity", "reason", "measures"})
 
 
@@ -81,8 +84,8 @@ def compare_with(own: OwnComparison, blue: Answer, green: Answer, similarity_flo
         judgement = own(blue, green)
     except (Exception, SystemExit) as error:  # anything may come from code that is not ours
         return Failure(_said(error))
-    if isinstance(judgement, bool):
-        return _comparison(judgement, float(judgement))
+    if isinstance(judgement, _BOOLEANS):
+        return _comparison(bool(judgement), float(judgement))
     if isinstance(judgement, dict):
         return _from_dict(judgement, similarity_floor)
     similarity = _unit(judgement)
@@ -103,7 +106,7 @@ def _from_dict(judgement: dict[Any, Any], similarity_floor: float) -> Comparison
     agree = judgement.get("agree")
     if agree is None and similarity is not None:
         agree = similarity >= similarity_floor
-    if not isinstance(agree, bool):
+    if not isinstance(agree, _BOOLEANS):
         return Failure("returned a dict without a bool under 'agree' or a number under 'similarity'")
     reason = judgement.get("reason")
     given = judgement.get("measures") or {}
@@ -116,7 +119,7 @@ def _from_dict(judgement: dict[Any, Any], similarity_floor: float) -> Comparison
             return Failure(f"returned the measure {_shown(name)} = {_shown(value)}: it is a name with a finite number")
         measures[name] = measure
     words = None if reason is None else str(reason)[:500] if isinstance(reason, str) else _shown(reason)
-    return _comparison(agree, float(agree) if similarity is None else similarity, words, measures)
+    return _comparison(bool(agree), float(agree) if similarity is None else similarity, words, measures)
 
 
 def _comparison(

@@ -292,9 +292,9 @@ class Evidence:
             "records": self.records.snapshot(),
             "internal_failures": {"n": self.internal_failures, "last": self.internal_last},
         }
-        document["summary"] = summary(document, alpha)
-        clean: Document = finite(document)
-        return clean
+        written: Document = finite(document)
+        written["summary"] = summary(written, alpha)
+        return written
 
     def _read_as(self, part: int) -> dict[str, int]:
         found: dict[str, int] = {}

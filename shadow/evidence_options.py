@@ -85,7 +85,7 @@ class EvidenceOptions:
         floor = agreement.get("min")
         limit = objective.get("latency_ms")
         return cls(
-            decode=Options(protocol=Protocol(str(compare.get("protocol", "auto")).replace("-", "_")), pointers=pointers),
+            decode=Options(protocol=Protocol(compare.get("protocol", "auto")), pointers=pointers),
             compare=CompareOptions(
                 rtol=float(compare.get("rtol", strict.rtol)),
                 atol=float(compare.get("atol", strict.atol)),

@@ -23,6 +23,7 @@ REQUEST_CUT: Final = 1  # the request's body was longer than what is kept
 RESPONSE_CUT: Final = 2  # the response's body was longer than what is kept
 FELL_BACK: Final = 4  # green failed first and blue gave this answer
 RECALLED: Final = 8  # a switch took the request back from green
+LOGGED_ONLY: Final = 16  # for the prediction log; not in the shadow's sample
 
 _HEAD: Final = struct.Struct("<IBBHQQdddHIIII")
 HEAD_BYTES: Final = _HEAD.size

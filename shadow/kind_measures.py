@@ -128,13 +128,20 @@ def _labels(ours: Sequence[Any], theirs: Sequence[Any]) -> Judged:
 
 def _same_label(one: Any, other: Any) -> bool:
     # 1, 1.0 and True are equal in Python, too; an integer of 64 bits and a float are compared exactly
-    return bool(one == other) or (isinstance(one, float) and isinstance(other, float) and math.isnan(one) and math.isnan(other))
+    return bool(one == other) or (_missing(one) and _missing(other))
+
+
+def _missing(label: Any) -> bool:
+    """Whether it is null or NaN: which of them a server writes depends on what else was in the batch."""
+    return label is None or (isinstance(label, float) and math.isnan(label))
 
 
 def _shown_label(row: Sequence[Any]) -> Label:
     """A label for a confusion table: whole numbers as `int`, several labels as one text."""
     if len(row) == 1:
         label: Label = row[0]
+        if _missing(label):
+            return None
         if isinstance(label, float) and label.is_integer():
             return int(label)
         return label[:_SHOWN_LABEL] if isinstance(label, str) else label

@@ -428,6 +428,12 @@ class Upstream:
             self._connections = [one for one in self._connections if one.open]
             return len(self._connections)
 
+    @property
+    def working(self) -> int:
+        """How many connections have a request on them now."""
+        with self._lock:
+            return sum(one.open and one.busy for one in self._connections)
+
     def close(self) -> None:
         """End it."""
         self._stop_listening()
@@ -712,11 +718,20 @@ class Router:
         self.quiet()
         counting.counts = self.counts - before
 
+    def sweeps(self) -> None:
+        """Wait until a sweep has looked after this call: the gauges show what is."""
+        beat = self.counts.word(c.BEAT)
+        until(lambda: self.counts.word(c.BEAT) != beat, "a sweep")
+        time.sleep(0.002)  # the beat is written before the gauges
+
+    def empty(self) -> None:
+        """Wait until every client's connection has ended."""
+        self.sweeps()
+        until(lambda: self.counts.word(c.CONNECTIONS) == 0, "every client's connection has ended")
+
     def quiet(self) -> None:
         """Wait until no request is at any arm: each place that was taken has been given back."""
-        for _ in range(2):  # the first sweep may have begun before the call
-            beat = self.counts.word(c.BEAT)
-            until(lambda: self.counts.word(c.BEAT) != beat, "a sweep")  # noqa: B023  called at once
+        self.sweeps()
         until(
             lambda: not any(self.counts.words[base + word] for base in c.COLOUR_BASE for word in (c.IN_FLIGHT, c.QUEUED)),
             "no request in flight or queued",

@@ -149,6 +149,16 @@ def test_a_plot_is_well_formed_and_its_bars_are_in_proportion() -> None:
     assert len(list(tree.iter(f"{space}path"))) == 3
 
 
+def test_a_bar_far_beyond_the_others_is_cut_and_marked() -> None:
+    series = (Series("nginx", (30.0,)), Series("envoy", (150.0,)), Series("naive", (9000.0,)))
+    assert plots.full_scale(series) == 150
+    tree = ET.fromstring(plots.bars(a_row(series=series)))
+    space = "{http://www.w3.org/2000/svg}"
+    widths = [float(r.get("width", "")) for r in tree.iter(f"{space}rect") if r.get("class") == "bar"]
+    assert widths == [plots.ROOM / 5, plots.ROOM, plots.ROOM]
+    assert [path.get("class") for path in tree.iter(f"{space}path")] == ["ground"]
+
+
 def test_a_negative_median_has_no_bar() -> None:
     tree = ET.fromstring(plots.bars(a_row(series=(Series("nginx", (-5.0,)), Series("envoy", (5.0,))))))
     widths = [float(r.get("width", "")) for r in tree.iter("{http://www.w3.org/2000/svg}rect") if r.get("class") == "bar"]

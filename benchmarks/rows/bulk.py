@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benchmarks.load import shown, wrk, wrk_command
-from benchmarks.peers import NGINX, PEERS, ROUTER
+from benchmarks.peers import NGINX, ROUTER
 from benchmarks.result import Collected, Row, ratio_check
 from benchmarks.upstreams import BULK_BYTES
 
@@ -27,7 +27,7 @@ def download(setting: Setting) -> Row:
 
 def _measure(setting: Setting, kind: str, title: str, upstream: str) -> Row:
     collected = Collected()
-    names = setting.names([name for name in PEERS if name != "naive"])
+    names = setting.proxies()
     slow = setting.upstreams.slow
     blue, green = (slow, slow) if kind == "upload" else (None, None)
     for number, name in setting.interleaved(names, min(setting.rounds, 3)):

@@ -55,7 +55,7 @@ def cost(setting: Setting) -> Row:
 def mirror(setting: Setting) -> Row:
     """CPU µs per request with all requests mirrored; for the router that of its worker, the shadow process beside it."""
     collected = Collected()
-    names = setting.names([*(name for name, peer in PEERS.items() if peer.mirrors), EMPTY])
+    names = [*setting.mirroring(), EMPTY]
     for number, name in setting.interleaved(names):
         with _start(setting, name) as running:
             wrk(running.port, setting.cores, WARM_UP_S)
@@ -109,7 +109,7 @@ def mirror_paced(setting: Setting) -> Row:
     """The same at a fixed rate low enough that the shadow compares every exchange."""
     rate = 1000
     collected = Collected()
-    names = setting.names([*(name for name, peer in PEERS.items() if peer.mirrors), EMPTY])
+    names = [*setting.mirroring(), EMPTY]
     for number, name in setting.interleaved(names, min(setting.rounds, 3)):
         with _start(setting, name) as running:
             pace(running.port, setting.cores, rate, 1)

@@ -6,7 +6,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.load import client, shown, streams_command
-from benchmarks.peers import NGINX, PEERS, ROUTER
+from benchmarks.peers import NGINX, ROUTER
 from benchmarks.processes import BenchError
 from benchmarks.result import Check, Collected, Row, number, paired
 
@@ -19,7 +19,7 @@ DIRECT = "direct"
 def events(setting: Setting) -> Row:
     """p99 delay per event less that of the same streams read straight from the server, in the same round."""
     collected = Collected()
-    names = setting.names([name for name in PEERS if name != "naive"])
+    names = setting.proxies()
     slow = setting.upstreams.slow
     for round_ in range(min(setting.rounds, 3)):
         direct = _read(setting, slow)

@@ -6,7 +6,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.load import pace, pace_command, shown
-from benchmarks.peers import NGINX, PEERS, ROUTER
+from benchmarks.peers import NGINX, ROUTER
 from benchmarks.result import Check, Collected, Row, number, paired
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ DIRECT = "direct"
 def added(setting: Setting) -> Row:
     """p99 at 2,000 requests/s less the p99 of the same client straight to the upstream, in the same round."""
     collected = Collected()
-    names = [DIRECT, *setting.names([name for name in PEERS if name != "naive"])]
+    names = [DIRECT, *setting.proxies()]
     direct: dict[str, Any] = {}
     for number_, name in ((n, p) for n in range(setting.rounds) for p in _turned(names, n)):
         if name == DIRECT:

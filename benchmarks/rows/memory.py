@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.load import held_open, idle_command, shown, wrk, wrk_command
 from benchmarks.measure import resident_bytes
-from benchmarks.peers import PEERS, ROUTER
+from benchmarks.peers import ROUTER
 from benchmarks.result import Collected, Row, bound_check
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def idle(setting: Setting) -> Row:
     """KiB of resident memory per idle kept-alive connection."""
     connections = 5000 if setting.scale >= 1 else 1000
     collected = Collected()
-    names = setting.names([name for name in PEERS if name != "naive"])
+    names = setting.proxies()
     for number, name in setting.interleaved(names, min(setting.rounds, 2)):
         with setting.start(name) as running:
             wrk(running.port, setting.cores, 1)

@@ -56,7 +56,7 @@ class Exchange:
     _body: Body | None = None
     _kept: list[bytes] | None = None
     _kept_size: int = 0
-    _sampled: bool = False
+    _sampled: int = 0  # see Gateway.samples
     _attempts: int = 0
     _tried: frozenset[Server] | None = None
     _stale_retried: bool = False
@@ -100,7 +100,7 @@ class Exchange:
             self._route()
             return end
         # The usual request, without a detour: one piece, a place at the arm, and a warm connection to its one server.
-        if routing.shadowed:
+        if routing.shadowed or routing.splits:
             self._sampled = gateway.samples(self)
         self.target = target = routing.choose(head, b"")
         server = target.only
@@ -695,11 +695,15 @@ class Exchange:
         gateway, target, kept, routing = self.gateway, self.target, self._kept, self.routing
         assert target is not None
         words, cell = gateway.words, routing.release_cell
-        if words[cell] != routing.release:
-            return  # four releases ago: its cell has been given to another
-        words[cell + 1] += 1
         flags = self._cut | (frame.FELL_BACK if self.fell_back else 0) | (frame.RECALLED if self.recalled else 0)
-        if kept is None or not gateway.tap.offer(
+        mirrored = self._sampled == 1
+        if not mirrored:
+            flags |= frame.LOGGED_ONLY | (frame.REQUEST_CUT if kept is None else 0)
+        elif words[cell] != routing.release:
+            return  # four releases ago: its cell has been given to another
+        else:
+            words[cell + 1] += 1
+        if (mirrored and kept is None) or not gateway.tap.offer(
             frame.encode(
                 target.index,
                 flags,
@@ -710,12 +714,12 @@ class Exchange:
                 (now - self.started) * 1e3,
                 self.request_id,
                 self.head.raw,
-                b"".join(kept),
+                b"".join(kept or ()),
                 self._response_head,
                 b"".join(self._response or ()),
             )
         ):
-            words[cell + 2] += 1
+            words[cell + 2 if mirrored else c.UNLOGGED] += 1
 
 
 def _chunk(data: bytes) -> bytes:

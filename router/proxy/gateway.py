@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from router.proxy.exchange import Exchange
 
 _log = logging.getLogger("gateway")
+MIRRORED: Final = 1
+LOGGED: Final = 2
 _OWN_STATUS: Final = {status: c.OWN_BASE + i for i, status in enumerate(c.OWN_STATUSES)}
 DRAIN_GRACE_SECONDS: Final = 1.0  # an idle connection may send one more request before a drain closes it
 
@@ -123,13 +125,19 @@ class Gateway:
             self.words[c.RECALLED] += recalled
         self.words[c.RECALLED_REVISION] = revision
 
-    def samples(self, exchange: Exchange) -> bool:
-        """Whether this exchange goes to the shadow."""
-        share = exchange.routing.shadowed
-        if not share or (share < 1.0 and random.random() >= share):
-            return False
-        mirroring, head = self.options.mirroring, exchange.head
-        return head.method in mirroring.methods and head.target.startswith(mirroring.paths) and not head.upgrade
+    def samples(self, exchange: Exchange) -> int:
+        """What becomes of this exchange when it is over: MIRRORED, LOGGED (for the prediction log alone), or 0 for nothing.
+
+        Both are for the methods and paths that are predictions; the log is kept while traffic is split between the arms.
+        """
+        routing, mirroring, head = exchange.routing, self.options.mirroring, exchange.head
+        if head.method not in mirroring.methods or not head.target.startswith(mirroring.paths) or head.upgrade:
+            return 0
+        share = routing.shadowed
+        if share and (share >= 1.0 or random.random() < share):
+            return MIRRORED
+        share = mirroring.logged if routing.splits else 0.0
+        return LOGGED if share and (share >= 1.0 or random.random() < share) else 0
 
     # --- connections and their limits ---
 

@@ -58,12 +58,13 @@ class Fallback:
 
 @dataclass(frozen=True, slots=True)
 class Mirroring:
-    """Which exchanges may be handed to the shadow, and how much of each."""
+    """Which exchanges may be handed to the shadow, and how much of each; `logged` is the share for the prediction log."""
 
     methods: frozenset[bytes] = frozenset((b"POST",))
     paths: tuple[bytes, ...] = (b"/",)
     body: int = 1 << 20
     queue: int = 32 << 20
+    logged: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ def read_options(settings: Mapping[str, Any]) -> ProxyOptions:
     if "continue" in timeouts:
         timeouts["continue_"] = timeouts.pop("continue")
     shadow = settings.get("shadow", {})
+    predictions = settings.get("predictions", {})
     fallback = dict(settings.get("fallback", {}))
     if "on" in fallback:
         fallback["on"] = frozenset(fallback["on"])
@@ -111,6 +113,7 @@ def read_options(settings: Mapping[str, Any]) -> ProxyOptions:
         tuple(p.encode() for p in shadow.get("paths", ["/"])),
         shadow.get("body", 1 << 20),
         shadow.get("queue", 32 << 20),
+        predictions.get("percent", 100.0) / 100 if predictions.get("rows", 1) else 0.0,
     )
     tls = settings.get("listen_tls")
     return ProxyOptions(

@@ -82,6 +82,7 @@ class Routing:
         "salt",
         "shadowed",
         "share",
+        "splits",
         "waits",
     )
 
@@ -99,6 +100,7 @@ class Routing:
         self.needs_body = bool(plan.split.key and plan.split.key.startswith("json:") and 0 < self.share < 10_000)
         # To replace the model's name in a body, all of it must be there first (up to the limit on bodies).
         self.renames = blue.rewrite.model is not None or (green is not None and green.rewrite.model is not None)
+        self.splits = 0 < self.share < 10_000
         self.waits = self.needs_body or self.renames
         self.shadowed = plan.shadow.percent / 100 if green else 0.0
 

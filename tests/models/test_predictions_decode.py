@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from models.predictions.decode import decode_response, plain_body, read_response
 from models.predictions.prediction import Decoded, Kind, Options, Pointer, Protocol, Reason, Unreadable, Wire
+from models.reference.train import traffic
 
 
 def wire(body=b'{"predictions": [1]}', status=200, path="/v1/models/m:predict", truncated=False, request=b"", **headers):
@@ -95,6 +96,38 @@ def test_a_refusal_says_why():
     answer = read_response(wire(b"<html>"))
     assert str(answer).startswith("not json: ")
     assert str(Unreadable(Reason.EMPTY)) == "empty"
+
+
+# --- a real server, over real sockets ---
+
+
+def served(client, path, document):
+    """An exchange with the reference server, as a recorder would have kept it: content-codings still on."""
+    request = client.build_request("POST", path, json=document, headers={"accept-encoding": "gzip"})
+    response = client.send(request, stream=True)
+    body = b"".join(response.iter_raw())
+    return Wire("POST", path, dict(request.headers), request.content, response.status_code, dict(response.headers), body)
+
+
+def test_the_reference_server_says_the_same_in_every_protocol(reference_client):
+    rows = traffic("digits")[0][:40]
+    tensor = {"name": "x", "shape": [40, 64], "datatype": "FP64", "data": rows}
+    both = {"inputs": [tensor], "outputs": [{"name": "predict_proba"}, {"name": "predict"}]}
+    exchanges = [
+        served(reference_client, "/v2/models/digits/infer", both),
+        served(reference_client, "/v2/models/digits/infer", {"inputs": [tensor]}),
+        served(reference_client, "/v1/models/digits:predict", {"instances": rows}),
+        served(reference_client, "/invocations", {"inputs": rows}),
+    ]
+    assert exchanges[0].response_headers["content-encoding"] == "gzip"
+    answers = [decode_response(exchange) for exchange in exchanges]
+    assert [answer.protocol for answer in answers] == ["open-inference", "open-inference", "v1", "mlflow"]
+    labels = [[item.value for item in answer.items] for answer in answers]
+    assert len(labels[0]) == 40
+    assert labels.count(labels[0]) == 4
+    for item in answers[0].items:
+        assert (item.kind, item.also[0].kind) == (Kind.LABELS, Kind.PROBABILITIES)
+    assert refusal(served(reference_client, "/v1/models/digits:predict", {"instances": "x"})) is Reason.STATUS
 
 
 # --- nothing else escapes ---

@@ -145,11 +145,10 @@ def test_answer_cut_off_is_never_whole(
     router: Router, blue: Upstream, client: Client, start: bytes, how: Callable[..., Any]
 ) -> None:
     how(blue, start)
-    with router.counting() as n:
-        with pytest.raises(Ended):  # noqa: PT012  the answer is cut off while or after it is received
-            answer = client.asks(GET)
-            client.rest()
-            pytest.fail(f"a cut-off answer looks whole: {answer}")
+    with router.counting() as n, pytest.raises(Ended):  # noqa: PT012  the answer is cut off while or after it is received
+        answer = client.asks(GET)
+        client.rest()
+        pytest.fail(f"a cut-off answer looks whole: {answer}")
     assert (n.blue(c.ERRORS), n.blue(c.BROKEN)) == (1, 1)
     assert sum(n.counts.words[c.COLOUR_BASE[0] : c.COLOUR_BASE[0] + 5]) == 0  # it is no answer
 

@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shadow.bounded import (
@@ -45,6 +45,7 @@ def test_empirical_bernstein_is_the_published_formula():
     assert high[-1] == pytest.approx(weighted / weight + radius)
 
 
+@settings(deadline=None)
 @given(values)
 def test_one_at_a_time_is_the_same_as_all_at_once(xs):
     state = fed(EmpiricalBernstein(0.05), xs)
@@ -56,6 +57,7 @@ def test_one_at_a_time_is_the_same_as_all_at_once(xs):
     assert state.interval(0.05) == Interval(pytest.approx(low[-1]), pytest.approx(high[-1]))
 
 
+@settings(deadline=None)
 @given(values, levels, levels)
 def test_bernstein_intervals_are_nested_and_their_ends_are_where_the_evidence_is(xs, alpha, beta):
     state = fed(EmpiricalBernstein(), xs)
@@ -65,6 +67,7 @@ def test_bernstein_intervals_are_nested_and_their_ends_are_where_the_evidence_is
     assert state.log_e_below(state.upper(alpha)) == pytest.approx(log_threshold(alpha))
 
 
+@settings(deadline=None)
 @given(values, values)
 def test_merged_bernstein_multiplies_the_evidence(first, second):
     one, other = fed(EmpiricalBernstein(), first), fed(EmpiricalBernstein(), second)
@@ -88,6 +91,7 @@ def test_each_value_may_have_its_own_range():
     assert high[-1] - low[-1] < 0.15 * (high[999] - low[999])
 
 
+@settings(deadline=None)
 @given(values)
 def test_bernstein_survives_a_snapshot(xs):
     state = fed(EmpiricalBernstein(0.01), xs)
@@ -137,6 +141,7 @@ def test_betting_is_the_published_formula():
     assert math.exp(log_down[-1]) == pytest.approx(down)
 
 
+@settings(deadline=None)
 @given(values, st.floats(0.01, 0.99))
 def test_the_grid_holds_the_capital_of_each_tested_mean(xs, m):
     state = fed(Betting(0.05, cells=20, at=(m,)), xs)
@@ -145,6 +150,7 @@ def test_the_grid_holds_the_capital_of_each_tested_mean(xs, m):
     assert state.log_e_below(m) == pytest.approx(log_down[-1], abs=1e-9)
 
 
+@settings(deadline=None)
 @given(values, st.floats(0.0, 1.0))
 def test_between_grid_points_the_evidence_is_understated(xs, m):
     state = fed(Betting(0.05, cells=20), xs)
@@ -153,6 +159,7 @@ def test_between_grid_points_the_evidence_is_understated(xs, m):
     assert state.log_e_below(m) <= log_down[-1] + 1e-9
 
 
+@settings(deadline=None)
 @given(values, levels, levels)
 def test_betting_intervals_hold_the_bounds_and_are_nested(xs, alpha, beta):
     state = fed(Betting(), xs)
@@ -174,6 +181,7 @@ def test_interval_from_the_grid_is_the_exact_one_rounded_outwards(spacing):
     assert found.high >= kept[-1] > found.high - 2 * cell - 1e-3
 
 
+@settings(deadline=None)
 @given(values, values)
 def test_merged_betting_multiplies_the_evidence(first, second):
     one, other = fed(Betting(cells=20), first), fed(Betting(cells=20), second)
@@ -188,6 +196,7 @@ def test_sequences_over_different_grids_are_not_merged():
         Betting(cells=20).merge(Betting(cells=21))
 
 
+@settings(deadline=None)
 @given(values)
 def test_betting_survives_a_snapshot_at_any_moment(xs):
     state = fed(Betting(0.05, cells=16, spacing="ends", at=(0.93,)), xs)

@@ -53,6 +53,8 @@ def test_labels(ours, theirs, agree, similarity, pair):
 
 def test_labels_that_are_not_a_number():
     assert judged(LABELS, math.nan, math.nan).agree
+    assert judged(LABELS, math.nan, None).agree
+    assert judged(LABELS, math.nan, None).labels == (None, None)  # NaN would be another row of a confusion table each time
     assert not judged(LABELS, math.nan, 0.5).agree
 
 

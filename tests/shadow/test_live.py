@@ -52,6 +52,7 @@ def test_evidence_has_expectation_one_at_the_tested_ratio_whatever_the_shares(th
     assert below == pytest.approx(1.0)
 
 
+@settings(deadline=None)
 @given(events, st.floats(0.1, 10.0), st.floats(0.1, 10.0))
 def test_evidence_falls_as_the_tested_ratio_rises(stream, first, second):
     state = heard(stream)
@@ -60,7 +61,7 @@ def test_evidence_falls_as_the_tested_ratio_rises(stream, first, second):
     assert state.log_e_below(low) <= state.log_e_below(high) + 1e-9
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(events, levels, levels)
 def test_interval_agrees_with_the_tests_and_is_nested(stream, alpha, beta):
     state = heard(stream)
@@ -76,6 +77,7 @@ def test_interval_agrees_with_the_tests_and_is_nested(stream, alpha, beta):
         assert state.ratio in outer
 
 
+@settings(deadline=None)
 @given(events, st.integers(0, 80))
 def test_order_does_not_matter_and_streams_merge(stream, cut):
     one, other = heard(stream[cut:]), heard(stream[:cut])
@@ -127,10 +129,11 @@ def test_scores_have_the_difference_as_their_mean_at_any_share():
         for y, p in ((1.0, rate), (0.0, 1 - rate)):
             z, scale, _ = propensity_scores([*past, y], [0, 1, 0, 0, green], [0.2, 0.2, 0.2, 0.2, share])
             mean += (share if green else 1 - share) * p * z[-1]
-            assert abs(z[-1]) <= scale[-1]
+            assert abs(z[-1]) <= scale[-1] * (1 + 1e-12)
     assert mean == pytest.approx(rates[0] - rates[1])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0.0, 1.0), st.booleans(), shares), min_size=1, max_size=60))
 def test_one_reward_at_a_time_is_the_same_as_all_at_once(stream):
     state = RewardDifference()
@@ -192,6 +195,7 @@ def test_without_rewards_nothing_is_known():
 # --- sample ratio -----------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**7), st.integers(0, 10**7), st.floats(0.0001, 0.9999))
 def test_sample_ratio_is_a_bernoulli_test_of_the_share(green, blue, share):
     log_e = sample_ratio_log_e(green, blue, share)

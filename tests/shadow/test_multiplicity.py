@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shadow.multiplicity import all_pass, any_fires, attempt_alpha, e_bh, log_mean_e, log_product_e
@@ -32,6 +32,7 @@ def test_promoting_asks_every_gate_for_the_plain_evidence():
     assert not all_pass([], 0.05)
 
 
+@settings(deadline=None)
 @given(logs, st.floats(0.001, 0.5))
 def test_e_bh_is_its_definition(log_e, alpha):
     e = np.exp(log_e)
@@ -43,6 +44,7 @@ def test_e_bh_is_its_definition(log_e, alpha):
         assert e[rejected].min() >= ordered[best - 1]
 
 
+@settings(deadline=None)
 @given(logs, st.floats(0.001, 0.5), st.floats(0.001, 0.5))
 def test_more_is_rejected_at_a_larger_alpha_and_e_bh_beats_the_union_bound(log_e, alpha, beta):
     strict, loose = e_bh(log_e, min(alpha, beta)), e_bh(log_e, max(alpha, beta))
@@ -54,6 +56,7 @@ def test_e_bh_of_nothing():
     assert e_bh([], 0.05).tolist() == []
 
 
+@settings(deadline=None)
 @given(logs)
 def test_mean_and_product(log_e):
     assert log_mean_e(log_e) == pytest.approx(math.log(np.mean(np.exp(log_e))), abs=1e-9)

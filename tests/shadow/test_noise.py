@@ -12,8 +12,8 @@ answers = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=80)
 similar = st.lists(st.tuples(st.floats(0.0, 1.0), st.floats(0.0, 1.0)), max_size=80)
 
 
-def compared(pairs, **settings):
-    state = NoiseComparison(**settings)
+def compared(pairs, **margins):
+    state = NoiseComparison(**margins)
     for green, blue in pairs:
         state.update(green, blue)
     return state
@@ -60,7 +60,7 @@ def test_without_noise_pairs():
     assert "not yet been compared" in snapshot.in_words()
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(answers)
 def test_rates_are_those_of_the_pairs(pairs):
     state = compared(pairs)
@@ -96,7 +96,7 @@ def test_bad_similarities_are_refused_and_nothing_is_counted():
         NoiseComparison(margin=-0.1)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(answers, similar)
 def test_comparison_survives_a_snapshot_and_merges(pairs, similarities):
     one, other = compared(pairs), NoiseComparison()

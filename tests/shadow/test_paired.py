@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shadow.paired import (
@@ -50,6 +50,7 @@ def test_evidence_with_a_margin_has_expectation_one_at_the_margin(worse, better,
     assert expectation(lambda w, b, z: paired_log_e_above(w, b, z, margin + 0.05), worse, better, 12) < 1.0
 
 
+@settings(deadline=None)
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(0, 5000))
 def test_without_a_margin_betting_is_near_the_uniform_bernoulli_mixture(worse, better, same):
     # The stakes imitate a uniform prior; concordant pairs do not count.
@@ -60,12 +61,14 @@ def test_without_a_margin_betting_is_near_the_uniform_bernoulli_mixture(worse, b
         assert betting == pytest.approx(exact, rel=0.05, abs=0.5)
 
 
+@settings(deadline=None)
 @given(small, small, small, margins, margins)
 def test_evidence_falls_as_the_margin_rises(worse, better, same, first, second):
     low, high = sorted((first, second))
     assert paired_log_e_above(worse, better, same, low) >= paired_log_e_above(worse, better, same, high) - 1e-9
 
 
+@settings(deadline=None)
 @given(small, small, small, levels, margins)
 def test_bound_agrees_with_the_test(worse, better, same, alpha, margin):
     bound = float(paired_lower(worse, better, same, alpha))
@@ -74,6 +77,7 @@ def test_bound_agrees_with_the_test(worse, better, same, alpha, margin):
     assert paired_upper(better, worse, same, alpha) == -bound
 
 
+@settings(deadline=None)
 @given(counts, counts, counts, levels, levels)
 def test_intervals_hold_the_difference_seen_and_are_nested(worse, better, same, alpha, beta):
     state = McNemar(worse, better, same)
@@ -100,6 +104,7 @@ def test_agreement_on_everything_shows_green_is_not_worse_by_the_margin():
     assert state.upper(0.05) < 0.01
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60), st.integers(0, 60))
 def test_merging_is_the_same_as_one_stream(pairs, cut):
     one, other, whole = McNemar(), McNemar(), McNemar()

@@ -57,6 +57,7 @@ def test_p99_of_1000_latencies_is_known_to_about_fifteen_percent():
 # --- ranks ------------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**7), st.floats(0.01, 0.99), levels, levels)
 def test_ranks_enclose_the_sample_quantile_and_are_nested(n, p, alpha, beta):
     outer = order_statistic_ranks(n, p, min(alpha, beta))
@@ -81,6 +82,7 @@ def test_an_impossible_quantile_is_refused(p):
 # --- histogram --------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(latencies)
 def test_every_order_statistic_lies_in_a_bucket_at_most_one_percent_wide(values):
     histogram = filled(values)
@@ -90,6 +92,7 @@ def test_every_order_statistic_lies_in_a_bucket_at_most_one_percent_wide(values)
         assert found.high - found.low <= 0.01 * value + 2.0**-20
 
 
+@settings(deadline=None)
 @given(differences)
 def test_signed_order_statistics_too(values):
     histogram = filled(values, signed=True)
@@ -99,6 +102,7 @@ def test_signed_order_statistics_too(values):
         assert found.high - found.low <= 0.01 * abs(value) + 2.0**-19
 
 
+@settings(deadline=None)
 @given(differences, differences)
 def test_merged_histograms_are_the_histogram_of_all_values(first, second):
     one, other = filled(first, signed=True), filled(second, signed=True)
@@ -108,6 +112,7 @@ def test_merged_histograms_are_the_histogram_of_all_values(first, second):
     assert one.quantile_interval(0.5, 0.2) == whole.quantile_interval(0.5, 0.2)
 
 
+@settings(deadline=None)
 @given(differences)
 def test_histogram_survives_a_snapshot(values):
     histogram = filled(values, signed=True)
@@ -161,7 +166,7 @@ def test_mismatched_histograms_are_refused():
 # --- quantiles --------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0.001, 10.0), min_size=1, max_size=300), st.sampled_from([0.5, 0.9, 0.95]), levels)
 def test_interval_is_the_order_statistics_rounded_outwards(values, p, alpha):
     found = filled(values).quantile_interval(p, alpha)
@@ -248,6 +253,7 @@ def test_sign_test_finds_a_shift_and_survives_merge_and_snapshot():
 # --- distributions ----------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(levels, levels)
 def test_bands_are_nested_and_shrink(alpha, beta):
     assert lil_radius(5000, min(alpha, beta)) >= lil_radius(5000, max(alpha, beta))
@@ -255,7 +261,7 @@ def test_bands_are_nested_and_shrink(alpha, beta):
     assert lil_radius(99, alpha, 100) == 1.0
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(0.0, 3.0), min_size=1, max_size=60), st.lists(st.floats(0.0, 3.0), min_size=1, max_size=60))
 def test_distance_interval_holds_the_distance_of_the_samples(first, second):
     at = np.array(sorted(first + second))

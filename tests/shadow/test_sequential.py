@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
@@ -84,6 +84,7 @@ def test_evidence_has_expectation_one_at_the_tested_rate(p):
     assert weight @ np.exp(bernoulli_log_e_above(s, n - s, p + 0.01)) < 1.0
 
 
+@settings(deadline=None)
 @given(counts, counts, rates)
 def test_one_sided_evidence_is_finite_for_any_counts(s, f, p0):
     assert math.isfinite(bernoulli_log_e(s, f, p0))
@@ -101,6 +102,7 @@ def test_far_tail_joins_the_near_tail_smoothly():
     assert log_e[-1] == pytest.approx(math.log(mean), rel=1e-9)
 
 
+@settings(deadline=None)
 @given(counts, counts, levels)
 def test_interval_holds_the_rate_seen_and_stays_in_the_unit_interval(s, f, alpha):
     low, high = bernoulli_interval(s, f, alpha)
@@ -109,6 +111,7 @@ def test_interval_holds_the_rate_seen_and_stays_in_the_unit_interval(s, f, alpha
         assert low <= s / (s + f) <= high
 
 
+@settings(deadline=None)
 @given(counts, counts, levels, levels)
 def test_intervals_are_nested_by_alpha(s, f, alpha, beta):
     strict, loose = sorted((alpha, beta))
@@ -118,6 +121,7 @@ def test_intervals_are_nested_by_alpha(s, f, alpha, beta):
     assert bernoulli_lower(s, f, strict) <= bernoulli_lower(s, f, loose) + 1e-12
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(0, 1000), levels, rates)
 def test_interval_is_the_set_of_rates_not_refuted(s, f, alpha, p):
     low, high = bernoulli_interval(s, f, alpha)
@@ -127,6 +131,7 @@ def test_interval_is_the_set_of_rates_not_refuted(s, f, alpha, p):
         assert bernoulli_log_e(s, f, p) < log_threshold(alpha)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**5), st.integers(0, 10**5), levels, rates)
 def test_one_sided_bound_agrees_with_the_one_sided_test(s, f, alpha, p0):
     bound = float(bernoulli_lower(s, f, alpha))
@@ -136,6 +141,7 @@ def test_one_sided_bound_agrees_with_the_one_sided_test(s, f, alpha, p0):
     assert bernoulli_upper(f, s, alpha) == 1.0 - bound
 
 
+@settings(deadline=None)
 @given(st.integers(1, 1000), st.integers(1, 50))
 def test_the_same_rate_from_more_observations_is_known_better(s, times):
     low, high = bernoulli_interval([s, s * (times + 1)], [s, s * (times + 1)], 0.05)
@@ -164,6 +170,7 @@ def test_certainty_is_never_refuted_but_a_counterexample_refutes_impossibility()
     assert Bernoulli(1, 10**6).log_e_above(0.0) == math.inf
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=60), st.lists(st.booleans(), max_size=60))
 def test_merging_is_the_same_as_one_stream(first, second):
     one, other, whole = Bernoulli(), Bernoulli(), Bernoulli()
@@ -196,6 +203,7 @@ def test_an_impossible_level_is_refused(alpha):
 # --- sums and means ---------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.floats(0.1, 1e6), levels)
 def test_normal_mixture_bound_is_where_the_evidence_reaches_the_threshold(v, alpha):
     rho = normal_mixture_rho(v, alpha)
@@ -234,6 +242,7 @@ def test_asymptotic_interval_is_silent_before_the_burn_in():
     assert math.isfinite(state.interval(0.05).low)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), max_size=40), st.lists(st.floats(-1e6, 1e6), max_size=40))
 def test_running_moments_are_those_of_all_values(first, second):
     one, other = AsymptoticMean(), AsymptoticMean()

@@ -3,7 +3,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shadow.units import UnitOutcome, UnitWindows
@@ -11,6 +11,7 @@ from shadow.units import UnitOutcome, UnitWindows
 requests = st.lists(st.tuples(st.sampled_from("abcdef"), st.floats(0.0, 1.0)), max_size=120)
 
 
+@settings(deadline=None)
 @given(requests, st.integers(1, 6))
 def test_each_user_counts_once_with_the_mean_of_the_first_outcomes(stream, window):
     units = UnitWindows(window)
@@ -72,6 +73,7 @@ def test_users_beyond_the_limit_are_counted_and_left_out():
     assert units.refused == 4
 
 
+@settings(deadline=None)
 @given(requests)
 def test_windows_survive_a_snapshot(stream):
     units = UnitWindows(2)
