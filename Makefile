@@ -21,8 +21,7 @@ check: $(VENV)/.installed-test
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed-bench
-	$(BIN)/python -P -m benchmarks.setup 2>/dev/null || true
-	$(BIN)/python -m benchmarks.bench
+	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 sim: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.simulate --write

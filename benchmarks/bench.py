@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import shutil
 import signal
 import sys
 import time
@@ -73,6 +74,7 @@ def measure(parsed: argparse.Namespace) -> Report:
     """Run the rows that were asked for. Raises BenchError when nothing can be measured here."""
     machine.ensure_programs(say)
     machine.raise_open_files()
+    clear_work()
     cores = choose_cores()
     described = machine.describe(cores)
     busy = machine.busy_share(2.0)
@@ -101,6 +103,13 @@ def measure(parsed: argparse.Namespace) -> Report:
         elapsed / 60,
         tuple(rows),
     )
+
+
+def clear_work() -> None:
+    """Remove what an earlier run left: configurations, logs and state directories, but not its report."""
+    for path in WORK.glob("*"):
+        if path.is_dir() and path.name != "report":
+            shutil.rmtree(path)
 
 
 def one_row(name: str, setting: Setting) -> Row:

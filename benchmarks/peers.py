@@ -304,7 +304,7 @@ def start_router(wanted: Wanted, cores: Cores, *, workers: int = 1, shadow_perce
 
 
 def wait_until_quiet(pids: Sequence[int], timeout_s: float = 15.0) -> None:
-    """Wait until these processes take less than a twentieth of a core: what they import at their start is not a request's cost."""
+    """Wait until these take less than a twentieth of a core: what they import at their start is not a request's cost."""
     end = time.monotonic() + timeout_s
     before = cpu_seconds(pids)
     while time.monotonic() < end:

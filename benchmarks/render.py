@@ -32,6 +32,8 @@ what it finds goes to `benchmarks/.work/report/`.
 - **CPU** is user and system time from `/proc/PID/stat` of exactly the processes that were started, with their children.
 - The full configuration of each proxy is in [`configs.py`](configs.py); each run leaves it as files in `benchmarks/.work/`.
 - Numbers of two machines, or of two kernels, cannot be compared; the ratios of one run can.
+- **Not in here**: TLS, networks with loss or distance, HTTP/2, several workers of each proxy side by side, and models that take
+  time to answer (beside which every proxy here is cheap).
 """
 
 

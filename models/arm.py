@@ -23,7 +23,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,99}")
 _RESERVED_HEADERS = frozenset(
     (
         "connection content-length expect keep-alive proxy-connection te trailer transfer-encoding upgrade "
-        "x-request-id x-bluegreen-arm x-bluegreen-shadow x-forwarded-for x-forwarded-proto x-forwarded-host via"
+        "x-request-id x-bluegreen-arm x-bluegreen-shadow via"
     ).split()
 )
 

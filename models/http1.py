@@ -133,6 +133,7 @@ class RequestHead:
     hop: bool = False
     nominated: tuple[bytes, ...] = ()
     passed: bytes = b""
+    recode: bool = False
 
     def header(self, name: bytes) -> bytes | None:
         """The value of the first field of this lower-case name, or None."""
@@ -199,41 +200,33 @@ def parse_request(data: bytes, limit: int = 32768, max_fields: int = 100) -> Req
         # A field takes at least four bytes, so a short head need not be counted.
         if size <= limit and (size < 4 * max_fields or match.group().count(b"\r\n") <= max_fields + 2):
             method, target, host, length, connection, own, request_id = match.groups()
-            if host is not None:
-                return _plain_request(match, size, method, target, host, length, connection or own, request_id)
+            if host is not None and method != b"CONNECT":
+                head = RequestHead()
+                head.raw = data[:size]
+                head.size = size
+                head.method = method
+                head.target = target
+                head.host = host
+                if length is not None:
+                    head.length = int(length)
+                if connection is None and own is None:
+                    head.passed = data[: size - 2]
+                else:
+                    _cut(head, match, request_id)
+                return head
     return _parse_request(data, limit, max_fields)
 
 
-def _plain_request(
-    match: re.Match[bytes],
-    size: int,
-    method: bytes,
-    target: bytes,
-    host: bytes,
-    length: bytes | None,
-    cut: bytes | None,
-    request_id: bytes | None,
-) -> RequestHead:
-    head = RequestHead()
-    head.raw = raw = match.group()
-    head.size = size
-    head.method = method
-    head.target = target
-    head.host = host
-    if length is not None:
-        head.length = int(length)
-    if cut is None:
-        head.passed = raw[:-2]
-        return head
+def _cut(head: RequestHead, match: re.Match[bytes], request_id: bytes | None) -> None:
+    """Take the two fields that a plain head may have and that end here out of what is passed on."""
     head.hop = True
-    passed = raw[:-2]
+    passed = head.raw[:-2]
     for group in sorted((5, 6), key=match.start, reverse=True):  # from behind, so that the positions stay right
         if match.start(group) >= 0:
             passed = passed[: match.start(group)] + passed[match.end(group) :]
     head.passed = passed
     if request_id is not None:
         head.request_id = request_id
-    return head
 
 
 def _parse_request(data: bytes, limit: int, max_fields: int) -> RequestHead | None:
@@ -248,6 +241,9 @@ def _parse_request(data: bytes, limit: int, max_fields: int) -> RequestHead | No
     method, target, major, minor = match.groups()
     if major != b"1" or minor not in (b"0", b"1"):
         raise HttpError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+    if method == b"CONNECT":
+        # Its 2xx answers have no body whatever their fields say (RFC 9112, 6.3): a gateway has nothing to connect to.
+        raise HttpError(501, "CONNECT is for forward proxies; this is a gateway")
     raw = match.group()
     if raw.count(b"\r\n") > max_fields + 2:
         raise HttpError(431, f"the request has more than {max_fields} header fields")
@@ -276,6 +272,8 @@ def _parse_request(data: bytes, limit: int, max_fields: int) -> RequestHead | No
             codings += 1
             if value != b"chunked":
                 _refuse_coding(value)
+            # Goes on as ` chunked` and nothing else: other spellings are legal, but some servers read another framing in them.
+            head.recode = True
         elif name == b"expect":
             if value != b"100-continue":
                 raise HttpError(417, "the only expectation known here is 100-continue")
@@ -331,20 +329,21 @@ def parse_response(data: bytes, method: bytes, limit: int = 65536, max_fields: i
         # A server's answers have few different heads within a second (its Date, the length of the body), so that the same bytes
         # have mostly been checked before.
         raw = data[: end + 4]
-        known = _known_answers.get(raw)
+        known = known_answers.get(raw)
         if known is None:
             known = _parse_response(data, method, limit, max_fields)
             if len(raw) <= _KNOWN_BYTES and known is not None:
-                if len(_known_answers) >= _KNOWN_ANSWERS:
-                    _known_answers.clear()
-                _known_answers[raw] = known
+                if len(known_answers) >= _KNOWN_ANSWERS:
+                    known_answers.clear()
+                known_answers[raw] = known
         return known
     return _parse_response(data, method, limit, max_fields)
 
 
 _KNOWN_ANSWERS: Final = 256
 _KNOWN_BYTES: Final = 2048
-_known_answers: dict[bytes, ResponseHead] = {}
+# Heads of answers to requests other than HEAD, by their bytes. Read by models.upstream too, to save a call for each answer.
+known_answers: Final[dict[bytes, ResponseHead]] = {}
 
 
 def _parse_response(data: bytes, method: bytes, limit: int, max_fields: int) -> ResponseHead | None:
@@ -425,13 +424,13 @@ def forwarded_fields(head: RequestHead, *, trusted: bool = False) -> bytes:
 
     With `trusted` the client's X-Forwarded-Proto, -Host and Forwarded stay as they are.
     """
-    start = head.raw.index(b"\r\n")
-    if not head.hop:
-        return head.raw[start + 2 : -2]
-    fields = (_REQUEST_HOP_TRUSTED if trusted else _REQUEST_HOP).sub(b"", head.raw[start:-2])
+    raw = head.raw
+    fields = raw[raw.index(b"\r\n") : -2]
+    if head.hop:
+        fields = (_REQUEST_HOP_TRUSTED if trusted else _REQUEST_HOP).sub(b"", fields)
     if head.nominated:
         fields = _without(fields, head.nominated)
-    return fields[2:]
+    return replace_field(fields[2:], b"transfer-encoding", b"Transfer-Encoding: chunked\r\n") if head.recode else fields[2:]
 
 
 def answered_fields(head: ResponseHead) -> bytes:
@@ -479,8 +478,6 @@ def _read_connection(head: RequestHead, connection: bytes) -> None:
 
 def _resolve_target(head: RequestHead) -> None:
     """The three target forms that do not start with a slash (RFC 9112, 3.2)."""
-    if head.method == b"CONNECT":
-        raise HttpError(501, "CONNECT is for forward proxies; this is a gateway")
     if head.target == b"*" and head.method == b"OPTIONS":
         return
     match = _ABSOLUTE.fullmatch(head.target)
@@ -491,7 +488,10 @@ def _resolve_target(head: RequestHead) -> None:
         raise HttpError(400, "the authority in the request target is not a host and port")
     # RFC 9112, 3.2.2: with an absolute target the received Host is ignored and replaced by the target's own.
     head.host = authority
-    head.target = rest if rest[:1] == b"/" else b"/" + rest
+    if not rest and head.method == b"OPTIONS":
+        head.target = b"*"  # RFC 9112, 3.2.4
+    else:
+        head.target = rest if rest[:1] == b"/" else b"/" + rest
     fields = replace_field(head.raw[head.raw.index(b"\r\n") + 2 : -2], b"host", b"Host: " + authority + b"\r\n")
     head.raw = b"%s %s HTTP/1.%d\r\n%s\r\n" % (head.method, head.target, head.minor, fields)
 

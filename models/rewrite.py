@@ -31,11 +31,14 @@ class Rewrite:
         line = head.raw[: head.raw.index(b"\r\n") + 2]
         if self._path is not None or not head.minor:
             line = b"%s %s HTTP/1.1\r\n" % (head.method, self._target(head.target))
+            if not head.minor:
+                own = own.replace(b"via: 1.1 ", b"via: 1.0 ")  # the version of the message received (RFC 9110, 7.6.3)
         if head.host is None and not any(name == b"host" for name, _ in self._fields):
             own += b"Host: %s\r\n" % self._authority  # an HTTP/1.0 client may leave it out, an HTTP/1.1 server may not miss it
         if head.upgrade:
             own += b"Connection: upgrade\r\nUpgrade: %s\r\n" % (field_value(head.raw, b"upgrade") or head.upgrade)
         for name, text in self._fields:
+            own = replace_field(own, name, b"")
             fields = replace_field(fields, name, text)
         return b"%s%s%s\r\n" % (line, fields, own)
 

@@ -12,7 +12,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
 from models.framing import Body, BodyTooLarge, FramingError, UntilCloseBody, body_of
-from models.http1 import HttpError, ResponseHead, parse_response
+from models.http1 import HttpError, ResponseHead, known_answers, parse_response
 
 if TYPE_CHECKING:
     from models.pool import Server
@@ -105,6 +105,26 @@ class Upstream(asyncio.Protocol):
             # An answer nobody asked for (or bytes after the last one): nothing that follows could be trusted.
             self.server.forget(self)
             self.transport.abort()
+        elif self._body is None and not self._held and not self._tunnel:
+            # The usual answer without a detour: a head that is known from before, and the whole body with it.
+            end = data.find(b"\r\n\r\n") + 4
+            head = known_answers.get(data[:end])
+            if (
+                head is not None
+                and head.length == len(data) - end
+                and head.reusable
+                and head.status >= 200
+                and self.sent
+                and self.method != b"HEAD"
+                and not self.server.retired
+            ):
+                self.receiver = None
+                self.reused = True
+                self.idle_since = 0.0
+                self.server.idle.append(self)
+                receiver.answer(head, data[end:], True)
+            else:
+                self._head_received(receiver, data)
         elif self._tunnel:
             receiver.more(data, False)
         elif self._body is None:
@@ -114,6 +134,7 @@ class Upstream(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The server has said all it will say; the transport closes itself."""
+        self.server.forget(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end: of an answer that lasts until the close, or of an exchange in its middle."""
@@ -161,21 +182,7 @@ class Upstream(asyncio.Protocol):
                 self._tunnel = True
                 receiver.upgraded(head, data[start:])
                 return
-            length = head.length
-            if 0 <= length == len(data) - start:
-                # The whole answer in one piece, which is what a small prediction is.
-                self.receiver = None
-                self.reused = True
-                if head.reusable and self.sent and not self.server.retired:
-                    self.idle_since = 0.0
-                    self.server.idle.append(self)
-                elif self.sent:
-                    self.transport.close()
-                else:
-                    self.transport.abort()
-                receiver.answer(head, data[start:], True)
-                return
-            body = body_of(length)
+            body = body_of(head.length)
             end = body.feed(data, start)
         except (HttpError, FramingError, BodyTooLarge) as error:
             self._garbage(receiver, str(error))

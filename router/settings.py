@@ -8,16 +8,16 @@ that the supervisor makes of it (`Settings.to_json`), where durations are second
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from router.config_file import explain, key_paths, read_yaml
 from router.errors import PlanError, SettingsError
 from router.plan import Plan, parse_plan
 from router.quantities import is_loopback, parse_listen
+from router.rollout.policy_settings import RolloutSettings
 from router.setting_types import (
     BlueArm,
     Duration,
@@ -88,6 +88,9 @@ class CompareSettings(_Group):
     protocol: Literal["auto", "open-inference", "v1", "mlflow", "openai", "json"] = Field(
         default="auto", description="What the models speak; auto recognises it by path and shape."
     )
+    kind: Literal["labels", "probabilities", "numbers", "vectors", "text", "ranked", "json"] | None = Field(
+        default=None, description="What a prediction is; left out: told from the value."
+    )
     rtol: Real = Field(default=1e-5, ge=0, le=1, description="Relative tolerance of numbers.")
     atol: Real = Field(default=1e-8, ge=0, le=1e300, description="Absolute tolerance of numbers.")
     ignore: tuple[Pointer, ...] = Field(
@@ -95,7 +98,10 @@ class CompareSettings(_Group):
     )
     pointers: dict[str, Pointer] = Field(default={}, description="For protocol json: a name for each JSON pointer to compare.")
     similarity_floor: Real = Field(
-        default=0.9, ge=0, le=1, description="Texts and vectors at least this alike count as agreeing."
+        default=0.9, ge=0, le=1, description="Texts and ranked lists at least this alike count as agreeing."
+    )
+    cosine_floor: Real = Field(
+        default=0.99, ge=-1, le=1, description="Vectors whose cosine is at least this count as agreeing."
     )
     python: PythonName | None = Field(default=None, description='A comparison of your own, "module:function".')
 
@@ -256,16 +262,7 @@ class Settings(_Group):
     control_token_file: ExistingFile | None = Field(
         default=None, description="File with the control API's token; the environment's BLUEGREEN_TOKEN comes first."
     )
-    rollout: dict[str, Any] = Field(default={}, description="The policy of automatic rollouts.")
-
-    @field_validator("rollout")
-    @classmethod
-    def _plain(cls, value: dict[str, Any]) -> dict[str, Any]:
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError, RecursionError):
-            raise ValueError("must hold plain values only: text, numbers, true, false, lists and mappings") from None
-        return value
+    rollout: RolloutSettings = RolloutSettings()
 
     @model_validator(mode="after")
     def _whole(self) -> Settings:
@@ -282,6 +279,8 @@ class Settings(_Group):
             self.first_plan()
         except PlanError as error:
             raise ValueError(str(error)) from None
+        if self.rollout.gates is not None and self.rollout.gates.slices is not None and not self.slices:
+            raise ValueError("rollout.gates.slices: needs `slices` to look at, such as `slices: [header:x-country]`")
         return self
 
     def first_plan(self) -> Plan:

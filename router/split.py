@@ -7,8 +7,21 @@ brings everyone home, and anyone can recompute an assignment without asking the 
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import Final, TypeAlias
 
-BUCKETS = 10_000  # steps of 0.01 %
+Blake2b: TypeAlias = blake2b
+
+BUCKETS: Final = 10_000  # steps of 0.01 %
+
+
+def keyed_hash(salt: bytes) -> Blake2b:
+    """The hash of a split, ready for `update(key)`; at most 64 bytes of salt."""
+    return blake2b(digest_size=8, key=salt)
+
+
+def bucket_of(digest: bytes) -> int:
+    """The bucket of an 8-byte digest."""
+    return int.from_bytes(digest, "big") % BUCKETS
 
 
 def bucket(key: bytes, salt: bytes) -> int:
@@ -16,7 +29,7 @@ def bucket(key: bytes, salt: bytes) -> int:
 
     The salt is used as the BLAKE2 key, which may be at most 64 bytes long.
     """
-    return int.from_bytes(blake2b(key, digest_size=8, key=salt).digest(), "big") % BUCKETS
+    return bucket_of(blake2b(key, digest_size=8, key=salt).digest())
 
 
 def green_buckets(green_percent: float) -> int:

@@ -128,7 +128,7 @@ def compare(blue: Decoded | Unreadable, green: Decoded | Unreadable, options: Co
         return Comparison(Outcome.DISAGREE, kind, 0.0, max(len(ours), len(theirs)), reason=reason, partial=partial)
     if ours and (plain := _plain_labels(ours, theirs, options)) is not None:
         return _of_plain_labels(*plain, ours[0].path, partial=partial)
-    tally = _Tally(options, partial=partial)
+    tally = _Tally(options, len(ours), partial=partial)
     for one, other in zip(ours, theirs, strict=True):
         tally.add_item(one, other)
     return tally.comparison()
@@ -200,8 +200,9 @@ def _is_ignored(path: str, options: CompareOptions) -> bool:
 class _Tally:
     """A comparison while its items are added."""
 
-    def __init__(self, options: CompareOptions, *, partial: bool) -> None:
+    def __init__(self, options: CompareOptions, batch: int, *, partial: bool) -> None:
         self.options = options
+        self.batch = batch
         self.limits = options.limits
         self.partial = partial
         self.kind: Kind | None = None
@@ -214,6 +215,7 @@ class _Tally:
         self.counts: dict[str, int] = {}
         self.fields: list[FieldDifference] = []
         self.reason: str | None = None
+        self.leaves = 0  # fields of JSON looked at
         self.too_large = False
 
     def add_item(self, one: Prediction, other: Prediction) -> None:
@@ -229,19 +231,17 @@ class _Tally:
             self._disagree(f"different outputs: {names[0]} in blue's answer, {names[1]} in green's")
             self.flags.append(False)
             return
-        agree, decided = True, False
-        compared = 0
+        agree: bool | None = None
+        decision: tuple[Label, Label] | None = None
         for our_output, their_output in pairs:
             judged = self._judge(our_output, their_output)
-            if judged is None:
-                continue
-            compared += 1
-            agree = self._take(judged, our_output, their_output) and agree
-            if judged.labels is not None and not decided:  # one decision for each item: its leading output's
-                decided = True
-                self.labels.append(judged.labels)
-        if compared:
+            if judged is not None:
+                agree = self._take(judged, our_output, their_output) and agree is not False
+                decision = decision or judged.labels  # one for each item: its leading output's
+        if agree is not None:
             self.flags.append(agree)
+        if decision is not None:
+            self.labels.append(decision)
 
     def comparison(self) -> Comparison:
         """The finished comparison."""
@@ -272,20 +272,22 @@ class _Tally:
         )
 
     def _outputs(self, prediction: Prediction) -> list[Prediction]:
-        found = [prediction, *prediction.also]
-        return [output for output in found if not _is_ignored(output.path, self.options)] if self.options.ignore else found
+        if not prediction.also:
+            return [] if _is_ignored(prediction.path, self.options) else [prediction]
+        return [output for output in (prediction, *prediction.also) if not _is_ignored(output.path, self.options)]
 
     def _judge(self, one: Prediction, other: Prediction) -> Judged | None:
         """None when there is nothing in this output to judge."""
         kind = kind_measures.common_kind(one, other)
         self.kind = self.kind or kind
         if kind is not Kind.JSON:
-            return kind_measures.judge(kind, one, other, self.limits, partial=self.partial)
+            return kind_measures.judge(kind, one, other, self.limits, partial=self.partial, batch=self.batch)
         ours, theirs = kind_measures.as_json(one), kind_measures.as_json(other)
         limits = self.options
         path = max(one.path, other.path)  # of two, one and the same for both directions
         compared = json_fields.compare_fields(ours, theirs, limits.ignore, path=path, rtol=limits.rtol, atol=limits.atol)
-        if compared is None:
+        self.leaves += compared.leaves if compared is not None else 0
+        if compared is None or self.leaves > json_fields.MAX_LEAVES:
             self.too_large = True
             return None
         if not compared.leaves:
@@ -303,9 +305,10 @@ class _Tally:
     def _take(self, judged: Judged, one: Prediction, other: Prediction) -> bool:
         self.outputs += 1
         self.similarities += judged.similarity
-        self.differences.extend(islice(judged.differences, max(MAX_DIFFERENCES - len(self.differences), 0)))
+        if judged.differences and len(self.differences) < MAX_DIFFERENCES:
+            self.differences.extend(islice(judged.differences, MAX_DIFFERENCES - len(self.differences)))
         for name, measure in judged.measures.items():
-            if name.startswith("max_"):
+            if name[:4] == "max_":
                 self.sums[name] = max(self.sums.get(name, 0.0), measure)
             else:
                 self.sums[name] = self.sums.get(name, 0.0) + measure
@@ -327,9 +330,11 @@ def _matched(ours: list[Prediction], theirs: list[Prediction]) -> list[tuple[Pre
 
     One on each side matches whatever its name; several match by name, in any order.
     """
+    if len(ours) == 1 == len(theirs):
+        return [(ours[0], theirs[0])]
     if len(ours) != len(theirs):
         return None
-    if len(ours) == 1 or [output.name for output in ours] == [output.name for output in theirs]:
+    if [output.name for output in ours] == [output.name for output in theirs]:
         return list(zip(ours, theirs, strict=True))
     by_name = {output.name: output for output in theirs}
     if len(by_name) < len(theirs) or by_name.keys() != {output.name for output in ours}:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from models.predictions.prediction import Options, Pointer, Protocol
+from models.predictions.prediction import Kind, Options, Pointer, Protocol
 from shadow.compare import CompareOptions
 
 # The reservoirs' places are part of the state, which is written several times a second.
@@ -81,11 +81,16 @@ class EvidenceOptions:
         gates = _section(rollout, "gates")
         agreement, objective, slices = (_section(gates, name) for name in ("agreement", "objective", "slices"))
         defaults, records, strict = cls(), RecordOptions(), CompareOptions()
-        pointers = tuple(Pointer(at) for at in _section(compare, "pointers").values())
+        pointers = tuple(Pointer(at, name) for name, at in _section(compare, "pointers").items())
+        kind = compare.get("kind")
         floor = agreement.get("min")
         limit = objective.get("latency_ms")
         return cls(
-            decode=Options(protocol=Protocol(compare.get("protocol", "auto")), pointers=pointers),
+            decode=Options(
+                protocol=Protocol(str(compare.get("protocol", "auto")).replace("-", "_")),
+                kind=Kind(kind) if kind is not None else None,
+                pointers=pointers,
+            ),
             compare=CompareOptions(
                 rtol=float(compare.get("rtol", strict.rtol)),
                 atol=float(compare.get("atol", strict.atol)),

@@ -23,6 +23,7 @@ from shadow.json_fields import close, signed_difference
 NO_MEASURES: Final[Mapping[str, float]] = MappingProxyType({})
 MAX_RANKED: Final = 1_000
 _ALMOST: Final = math.nextafter(1.0, 0.0)  # of lists that are equal only as far as they are looked at
+_NUMBERS: Final = Kind.NUMBERS  # looking up a member of an enumeration takes time
 _SHOWN_LABEL: Final = 100  # characters of a label in a confusion table
 _SHOWN_COMPONENTS: Final = 20
 _NUMERIC_ROWS: Final = frozenset({Kind.PROBABILITIES, Kind.NUMBERS, Kind.VECTORS})
@@ -80,7 +81,7 @@ def common_kind(one: Prediction, other: Prediction) -> Kind:
     return Kind.JSON
 
 
-def judge(kind: Kind, one: Prediction, other: Prediction, limits: Limits, *, partial: bool = False) -> Judged:
+def judge(kind: Kind, one: Prediction, other: Prediction, limits: Limits, *, partial: bool = False, batch: int = 1) -> Judged:
     """The judgement by any kind but JSON. `partial`: an answer was recorded in part, so texts are compared as far as
     both go.
     """
@@ -94,7 +95,7 @@ def judge(kind: Kind, one: Prediction, other: Prediction, limits: Limits, *, par
         return _vectors(_row(one), _row(other), limits)
     if kind is Kind.RANKED:
         return _ranked(one.value, other.value, limits)
-    return _text(one.value, other.value, limits, partial=partial)
+    return _text(one.value, other.value, limits, partial=partial, batch=batch)
 
 
 def as_json(prediction: Prediction) -> Json:
@@ -150,23 +151,25 @@ def _shown_label(row: Sequence[Any]) -> Label:
 
 def _numbers(ours: Sequence[Any], theirs: Sequence[Any], limits: Limits) -> Judged:
     if len(ours) != len(theirs):
-        return Judged(Kind.NUMBERS, False, 0.0, reason=f"{len(ours)} numbers in blue's answer, {len(theirs)} in green's")
+        return Judged(_NUMBERS, False, 0.0, reason=f"{len(ours)} numbers in blue's answer, {len(theirs)} in green's")
     if len(ours) == 0:
-        return Judged(Kind.NUMBERS, True, 1.0)
+        return Judged(_NUMBERS, True, 1.0)
     agree = True
     similarity = 0.0
+    largest = 0.0
     differences = []
     for one, other in zip(ours, theirs, strict=True):
         difference = signed_difference(one, other)
         if math.isfinite(difference):
             differences.append(difference)
+            largest = max(largest, abs(difference))
         if close(one, other, limits.rtol, limits.atol):
             similarity += 1.0
         else:
             agree = False
             similarity += _nearness(one, other)
-    measures = {"max_difference": max(map(abs, differences), default=0.0)}
-    return Judged(Kind.NUMBERS, agree, similarity / len(ours), None, differences, measures, "different number")
+    measures = {"max_difference": largest}
+    return Judged(_NUMBERS, agree, similarity / len(ours), None, differences, measures, "" if agree else "different number")
 
 
 def _nearness(one: float, other: float) -> float:
@@ -248,11 +251,11 @@ def _cosine(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return min(1.0, max(-1.0, cosine))
 
 
-def _text(ours: str, theirs: str, limits: Limits, *, partial: bool) -> Judged:
+def _text(ours: str, theirs: str, limits: Limits, *, partial: bool, batch: int) -> Judged:
     if partial:
         kept = min(len(ours), len(theirs))
         ours, theirs = ours[:kept], theirs[:kept]
-    similarity = text_similarity.edit_similarity(ours, theirs)
+    similarity = text_similarity.edit_similarity(ours, theirs, batch)
     exact = ours == theirs
     measures = {
         "exact": float(exact),

@@ -100,6 +100,7 @@ def against_noise(noise: NoiseComparison, alpha: float) -> Document:
         "better": pairs.better,
         "same": pairs.same,
         "green_rate": green.rate,
+        "green_ci": rate_intervals([(green.successes, green.failures)], alpha)[0],
         "difference": {
             "estimate": pairs.difference,
             "ci": difference_intervals([(pairs.worse, pairs.better, pairs.same)], alpha)[0],

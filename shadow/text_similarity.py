@@ -23,27 +23,29 @@ _ALMOST: Final = math.nextafter(1.0, 0.0)
 _WORD: Final = re.compile(r"\w+|[^\w\s]")
 
 
-def edit_similarity(one: str, other: str) -> float:
+def edit_similarity(one: str, other: str, batch: int = 1) -> float:
     """1 - distance / length of the longer, in [0, 1] and symmetric; 1 only for equal texts.
 
-    The distance is Levenshtein's (insert, delete, substitute; each costs 1) over characters, or over words for long
-    texts.
+    The distance is Levenshtein's (insert, delete, substitute; each costs 1) over characters, or over words for long texts.
+    `batch`: how many texts are compared in one go. They share the time of one, which grows with the square of the length, so
+    what counts as long is shorter by its root.
     """
     if one == other:
         return 1.0
+    most_characters, most_words = (max(100, most // math.isqrt(batch)) for most in (MAX_CHARACTERS, MAX_WORDS))
     longer = max(len(one), len(other))
     left, right = _without_common_ends(one, other)
     if min(len(left), len(right)) == 0:
         return _below_one(1 - max(len(left), len(right)) / longer)
-    if max(len(left), len(right)) <= MAX_CHARACTERS:
+    if max(len(left), len(right)) <= most_characters:
         return _below_one(1 - edit_distance(left, right) / longer)
     words, others = _WORD.findall(one[:MAX_TEXT]), _WORD.findall(other[:MAX_TEXT])
     most = max(len(words), len(others))
     if most == 0:
         return 0.0  # thousands of blanks that differ
     first, second = _without_common_ends(words, others)
-    uncounted = max(len(first), len(second)) - MAX_WORDS
-    distance = edit_distance(first[:MAX_WORDS], second[:MAX_WORDS])
+    uncounted = max(len(first), len(second)) - most_words
+    distance = edit_distance(first[:most_words], second[:most_words])
     seen = min(1.0, MAX_TEXT / longer)
     return _below_one(seen * (1 - min(most, distance + max(uncounted, 0)) / most))
 

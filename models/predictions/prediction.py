@@ -217,7 +217,7 @@ class Options:
     kind: Kind | None = None
     pointers: tuple[Pointer, ...] = ()
     max_decoded: int = DEFAULT_MAX_DECODED
-    max_items: int = 100_000
+    max_items: int = 20_000
 
 
 DEFAULT_OPTIONS = Options()

@@ -41,6 +41,7 @@ CONTENT_TYPES: Final = frozenset(
     }
 )
 MAX_EVENTS: Final = 200_000
+MAX_LINES: Final = 2_000_000
 _FIELD: Final = re.compile(r"(?:data|event|id|retry)(?::|$)|:")
 _HALF_CHARACTERS: Final = "".join(map(chr, range(0xDC80, 0xDD00)))  # bytes that "surrogateescape" could not decode
 _BLANKS: Final = re.compile(r"[ \t\r\n\x1e]*")  # with the record separator of RFC 7464
@@ -101,7 +102,10 @@ def sequence_of_documents(body: bytes) -> bool:
 
 def _events(text: str, *, truncated: bool) -> tuple[list[str], bool]:
     """The data of each event, and whether `[DONE]` ended them. An `event: error` is raised."""
-    blocks = text.replace("\r\n", "\n").replace("\r", "\n").split("\n\n")
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    if lines.count("\n") > MAX_LINES:
+        raise Unreadable(Reason.TOO_LARGE, f"more than {MAX_LINES} lines of events")
+    blocks = lines.split("\n\n")
     if truncated:
         del blocks[-1]  # its end is not there
     found: list[str] = []

@@ -30,6 +30,8 @@ class ControlClient:
             raise Failed(f"the control address {url!r} is not a URL; write for example --control http://127.0.0.1:8001")
         headers = {"accept": "application/json", "x-bluegreen-user": _user()}
         if token := os.environ.get("BLUEGREEN_TOKEN"):
+            if not token.isascii() or not token.isprintable():
+                raise Failed("BLUEGREEN_TOKEN holds a character that no token has; set it to the router's token")
             headers["authorization"] = f"Bearer {token}"
         try:
             # A proxy from the environment cannot reach this machine's own loopback.
@@ -39,8 +41,8 @@ class ControlClient:
             self._http = httpx.Client(
                 base_url=url, headers=headers, timeout=TIMEOUT_SECONDS, trust_env=trust_env, verify=verify
             )
-        except (httpx.InvalidURL, UnicodeEncodeError, ValueError):
-            raise Failed("the control address or BLUEGREEN_TOKEN holds a character that it may not") from None
+        except (httpx.InvalidURL, ValueError) as error:
+            raise Failed(f"the control address {url!r} is not a URL: {error}") from None
         self._url = url.rstrip("/")
 
     def get(self, path: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:

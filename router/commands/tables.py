@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
@@ -28,7 +29,7 @@ def console() -> Console:
 def status(document: Mapping[str, Any]) -> Group:
     """`GET /v1/status`."""
     share = document["split"]["green_percent"]
-    arms = Table(title=None)
+    arms = _table()
     for name in ("arm", "model", "servers"):
         arms.add_column(name, overflow="fold")
     for name in ("share", "requests", "errors", "fallbacks", "p50 ms", "p95 ms", "p99 ms"):
@@ -61,7 +62,7 @@ def status(document: Mapping[str, Any]) -> Group:
 
 def evidence(document: Mapping[str, Any]) -> Group:
     """`GET /v1/evidence`: the rates with their intervals, what was left out, and the verdict with its reasons."""
-    table = Table(title=None)
+    table = _table()
     table.add_column("what")
     for name in ("n", "rate", "interval"):
         table.add_column(name, justify="right")
@@ -87,7 +88,7 @@ def evidence(document: Mapping[str, Any]) -> Group:
 
 def history(document: Mapping[str, Any]) -> Table:
     """`GET /v1/history`."""
-    table = Table(title=None)
+    table = _table()
     for name in ("when", "revision", "who", "what", "why"):
         table.add_column(name, overflow="fold")
     for entry in document["history"]:
@@ -103,7 +104,7 @@ def history(document: Mapping[str, Any]) -> Table:
 
 def pairs(document: Mapping[str, Any]) -> Table:
     """`GET /v1/pairs`."""
-    table = Table(title=None)
+    table = _table()
     for name in ("when", "request", "agree", "difference"):
         table.add_column(name, overflow="fold")
     for pair in document["pairs"]:
@@ -120,6 +121,11 @@ def milliseconds(value: float | None) -> str:
 def moment(seconds: float) -> str:
     """A time of the epoch as local date and time."""
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _table(**more: Any) -> Table:
+    """No lines but one under the head: eighty columns are soon full."""
+    return Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), **more)
 
 
 def _servers(servers: Sequence[Mapping[str, Any]]) -> Text:
@@ -150,7 +156,7 @@ def _leaf(value: object) -> str:
 
 
 def _pairs_table(title: str, rows: Sequence[tuple[str, str]]) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = _table(title=title, title_justify="left", show_header=False)
     table.add_column("what")
     table.add_column("value", justify="right", overflow="fold")
     for name, text in rows:

@@ -150,7 +150,7 @@ class Downstream(asyncio.Protocol):
         """Begin the exchange of the request at the start of `data`, or wait for the rest of it."""
         gateway = self.gateway
         self._buffer = b""
-        if data[:2] == b"\r\n":
+        if data[0] == 13 and data.startswith(b"\r\n"):
             # RFC 9112, 2.2: an empty line before the request line is passed over, one.
             data = data[2:]
         try:

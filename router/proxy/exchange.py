@@ -75,9 +75,14 @@ class Exchange:
         self.gateway = gateway
         self.downstream = downstream
         self.head = head
-        self.request_id = head.request_id or gateway.new_request_id()
         self.started = perf_counter()
-        self.routing: Routing = gateway.obey_plan()
+        # What `new_request_id` and `obey_plan` do, without the calls.
+        if head.request_id:
+            self.request_id = head.request_id
+        else:
+            gateway.id_count = count = gateway.id_count + 1
+            self.request_id = b"%s%016x" % (gateway.id_prefix, count)
+        self.routing: Routing = gateway.routing if gateway.plan_word[0] == gateway.plan_seen else gateway.obey_plan()
 
     # --- the request ---
 
@@ -100,25 +105,20 @@ class Exchange:
             self._route()
             return end
         # The usual request, without a detour: one piece, a place at the arm, and a warm connection to its one server.
-        if routing.shadowed or routing.splits:
+        if routing.shadowed or (routing.splits and gateway.logs_exposures):
             self._sampled = gateway.samples(self)
         self.target = target = routing.choose(head, b"")
         server = target.only
         if (
             server is None
-            or target.rewrite.changes
+            or not server.idle
             or target.in_flight >= gateway.limits.in_flight
             or target.breaker.state
-            or gateway.options.trusted
-            or not server.idle
             or length > gateway.keep_bytes
         ):
             self.dispatch(target)
             return end
         connection = server.idle.pop()
-        if connection.transport.is_closing():
-            self.dispatch(target)
-            return end
         self._server = server
         server.in_flight += 1
         target.in_flight += 1
@@ -372,7 +372,9 @@ class Exchange:
 
     def upgraded(self, head: ResponseHead, data: bytes) -> None:
         """101: both sides become a tunnel (RFC 9110, 7.8)."""
-        if not self.head.upgrade:
+        asked = {protocol.strip(b" \t") for protocol in self.head.upgrade.split(b",")}
+        if not self.head.upgrade or not asked >= {protocol.strip(b" \t") for protocol in head.upgrade.split(b",")}:
+            # RFC 9110, 7.8: only to a protocol that the client has named.
             self.upstream.drop()  # type: ignore[union-attr]  # an answer comes from an upstream
             self.broken("the server changed protocols without being asked to", True)
             return

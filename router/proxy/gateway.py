@@ -16,7 +16,7 @@ import random
 import ssl
 from pathlib import Path
 from time import perf_counter, time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from models.pool import Server, probe
 from models.tasks import spawn
@@ -59,12 +59,12 @@ class Gateway:
         self.draining = False
         self._counters = counters
         self._page = page
-        self._word = page.word
-        self._routing: Routing | None = None
-        self._seen = -1
+        self.plan_word = page.word
+        self.routing: Routing = cast(Routing, None)  # set by the first obey_plan
+        self.plan_seen = -1
         self._clients: dict[str, int] = {}
-        self._id_prefix = os.urandom(8).hex().encode()
-        self._id_count = 0
+        self.id_prefix = os.urandom(8).hex().encode()
+        self.id_count = 0
         self._drain_began = 0.0
         self._log_lines: list[str] = []
         self._refused: set[Downstream] = set()  # over a limit, and only open until their answer has left
@@ -82,6 +82,7 @@ class Gateway:
         self.timeouts = options.timeouts
         self.limits = options.limits
         self.fallback = options.fallback
+        self.logs_exposures = options.mirroring.logged > 0
         self.breaker_armed = bool(options.fallback.on)
         self.keep_bytes = max(options.fallback.body, options.mirroring.body)
         self.tls: ssl.SSLContext = options.upstream_tls.context()
@@ -93,28 +94,26 @@ class Gateway:
 
     def obey_plan(self) -> Routing:
         """The routing of the plan that holds now."""
-        if self._word[0] != self._seen:
+        if self.plan_word[0] != self.plan_seen:
             self._take_plan()
-        routing = self._routing
-        assert routing is not None
-        return routing
+        return self.routing
 
     def _take_plan(self) -> None:
-        seen = self._word[0]
+        seen = self.plan_word[0]
         try:
             revision, content = self._page.read()
             plan = read_plan(content)
         except (StartError, PlanError) as error:
             # Nothing but control writes the page; should it be damaged all the same, the plan in force stays in force.
-            if self._routing is None:
+            if self.plan_seen < 0:
                 raise
-            _log.error("the plan page cannot be read, revision %d stays in force: %s", self._routing.revision, error)
-            self._seen = seen
+            _log.error("the plan page cannot be read, revision %d stays in force: %s", self.routing.revision, error)
+            self.plan_seen = seen
             return
         # The word as it was before the read: if the page has moved on since, the next request sees that and reads again.
-        self._seen = seen
+        self.plan_seen = seen
         routing = self._targets.route(plan, self._counters.release_cell(plan.release))
-        self._routing = routing
+        self.routing = routing
         self.words[c.REVISION] = revision
         if not routing.share:
             recalled = 0
@@ -147,8 +146,8 @@ class Gateway:
 
     def new_request_id(self) -> bytes:
         """An id that no other request of any worker has: 32 hexadecimal digits."""
-        self._id_count += 1
-        return b"%s%016x" % (self._id_prefix, self._id_count)
+        self.id_count += 1
+        return b"%s%016x" % (self.id_prefix, self.id_count)
 
     def admit(self, downstream: Downstream) -> bool:
         """Whether one more connection, of this client, is within the limits."""

@@ -22,7 +22,7 @@ from router.counters import COLOUR_BASE, HISTOGRAM_BASE
 from router.plan import Plan
 from router.proxy.breaker import Breaker
 from router.proxy.options import ProxyOptions
-from router.split import bucket, green_buckets
+from router.split import bucket_of, green_buckets, keyed_hash
 
 if TYPE_CHECKING:
     from router.proxy.exchange import Exchange
@@ -52,12 +52,13 @@ class Target:
     def __init__(self, colour: Colour, arm: Arm, pool: Pool, options: ProxyOptions) -> None:
         self.arm = arm
         self.pool = pool
-        # With one server that wants nothing rewritten there is nothing to choose and nothing to compose.
-        self.only = pool.servers[0] if len(pool.servers) == 1 else None
         self.in_flight = 0
         self.waiting: deque[Exchange] = deque()
         self.breaker = Breaker(options.fallback)
         self.rewrite = Rewrite(arm)
+        # With one server that wants nothing rewritten there is nothing to choose and nothing to compose.
+        plain = len(pool.servers) == 1 and not self.rewrite.changes and self.rewrite.model is None and not options.trusted
+        self.only = pool.servers[0] if plain else None
         self.colour = colour
         self.is_green = colour is Colour.GREEN
         self.index = 1 if self.is_green else 0
@@ -70,6 +71,7 @@ class Routing:
     """One plan revision. `choose` is all that a request asks of it."""
 
     __slots__ = (
+        "_hash",
         "blue",
         "green",
         "key_of",
@@ -79,7 +81,6 @@ class Routing:
         "release_cell",
         "renames",
         "revision",
-        "salt",
         "shadowed",
         "share",
         "splits",
@@ -94,7 +95,7 @@ class Routing:
         self.blue = blue
         self.green = green
         self.share = green_buckets(plan.split.green_percent) if green else 0
-        self.salt = plan.split.salt.encode()
+        self._hash = keyed_hash(plan.split.salt.encode())  # copied for each key, which is cheaper than keying it anew
         self.key_of = key_reader(plan.split.key)
         # A body is waited for only while it decides anything.
         self.needs_body = bool(plan.split.key and plan.split.key.startswith("json:") and 0 < self.share < 10_000)
@@ -119,7 +120,9 @@ class Routing:
         key = self.key_of(head, body)
         if key is None:
             return self.blue
-        return self.green if bucket(key, self.salt) < share else self.blue
+        hash_ = self._hash.copy()
+        hash_.update(key)
+        return self.green if bucket_of(hash_.digest()) < share else self.blue
 
 
 class Targets:

@@ -58,6 +58,57 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX pairs_by_age ON pairs (at)",
     ),
     ("ALTER TABLE evidence ADD COLUMN state JSON",),
+    (
+        """CREATE TABLE exposures (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            request_id TEXT NOT NULL UNIQUE,
+            "release" INTEGER NOT NULL,
+            revision INTEGER NOT NULL,
+            share FLOAT NOT NULL,
+            unit TEXT,
+            arm TEXT NOT NULL,
+            flags INTEGER NOT NULL,
+            status INTEGER NOT NULL,
+            error BOOLEAN NOT NULL,
+            latency_ms FLOAT NOT NULL,
+            at FLOAT NOT NULL,
+            prediction JSON,
+            blue TEXT,
+            green TEXT
+        )""",
+        "CREATE INDEX exposures_by_unit ON exposures (unit, id) WHERE unit IS NOT NULL",
+        """CREATE TABLE feedback (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            exposure INTEGER NOT NULL,
+            "release" INTEGER NOT NULL,
+            kind TEXT NOT NULL,
+            unit TEXT,
+            unit_at FLOAT NOT NULL,
+            label TEXT,
+            reward FLOAT,
+            joined FLOAT NOT NULL,
+            corrections INTEGER NOT NULL
+        )""",
+        "CREATE UNIQUE INDEX feedback_by_exposure ON feedback (exposure, kind) WHERE unit IS NULL",
+        'CREATE UNIQUE INDEX feedback_by_unit ON feedback (unit, kind, unit_at, "release") WHERE unit IS NOT NULL',
+        """CREATE TABLE pending_feedback (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            request_id TEXT,
+            unit TEXT,
+            unit_at FLOAT NOT NULL,
+            label TEXT,
+            reward FLOAT,
+            arrived FLOAT NOT NULL
+        )""",
+        "CREATE UNIQUE INDEX pending_by_request ON pending_feedback (request_id) WHERE request_id IS NOT NULL",
+        "CREATE UNIQUE INDEX pending_by_unit ON pending_feedback (unit, unit_at) WHERE unit IS NOT NULL",
+        """CREATE TABLE experiments (
+            "release" INTEGER NOT NULL PRIMARY KEY,
+            corrections INTEGER NOT NULL,
+            updated FLOAT NOT NULL,
+            state JSON
+        )""",
+    ),
 )
 
 

@@ -5,7 +5,7 @@ How a file comes to have them is `migrations`' business; a test holds the two to
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Boolean, Column, Float, Index, Integer, MetaData, Table, Text
+from sqlalchemy import JSON, Boolean, Column, Float, Index, Integer, MetaData, Table, Text, text
 
 metadata = MetaData()
 
@@ -62,4 +62,76 @@ pairs = Table(
     Index("pairs_by_release", "release", "agree", "id"),
     Index("pairs_by_age", "at"),
     sqlite_autoincrement=True,
+)
+
+# The prediction log: live exchanges. `share` is green's share (0 to 1) under the plan revision that routed the request, `arm` the
+# arm that it gave the request to, `unit` the (hashed) split key, `flags` those of `router.store.exposures`, `at` when it came.
+# `blue` and `green` are what each arm decided, as far as it is known, in the words of `shadow.decisions`.
+exposures = Table(
+    "exposures",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("request_id", Text, nullable=False, unique=True),
+    Column("release", Integer, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("share", Float, nullable=False),
+    Column("unit", Text),
+    Column("arm", Text, nullable=False),
+    Column("flags", Integer, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("error", Boolean, nullable=False),
+    Column("latency_ms", Float, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("prediction", JSON(none_as_null=True)),
+    Column("blue", Text),
+    Column("green", Text),
+    Index("exposures_by_unit", "unit", "id", sqlite_where=text("unit IS NOT NULL")),
+    sqlite_autoincrement=True,
+)
+
+# Ground truth that came late, one row for each value (`kind` is label or reward) of an exposure. `unit` is set where the feedback
+# named a unit, not a request; `unit_at` is then the time it named, 0 for none. Ids only grow: they are the order of arrival.
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("exposure", Integer, nullable=False),
+    Column("release", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("unit", Text),
+    Column("unit_at", Float, nullable=False),
+    Column("label", Text),
+    Column("reward", Float),
+    Column("joined", Float, nullable=False),
+    Column("corrections", Integer, nullable=False),
+    Index("feedback_by_exposure", "exposure", "kind", unique=True, sqlite_where=text("unit IS NULL")),
+    Index("feedback_by_unit", "unit", "kind", "unit_at", "release", unique=True, sqlite_where=text("unit IS NOT NULL")),
+    sqlite_autoincrement=True,
+)
+
+# Feedback whose request or unit is not in the log yet.
+pending_feedback = Table(
+    "pending_feedback",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("request_id", Text),
+    Column("unit", Text),
+    Column("unit_at", Float, nullable=False),
+    Column("label", Text),
+    Column("reward", Float),
+    Column("arrived", Float, nullable=False),
+    Index("pending_by_request", "request_id", unique=True, sqlite_where=text("request_id IS NOT NULL")),
+    Index("pending_by_unit", "unit", "unit_at", unique=True, sqlite_where=text("unit IS NOT NULL")),
+    sqlite_autoincrement=True,
+)
+
+# How far the analysis of a release has read the two tables, and the state to go on from; `corrections` counts values that
+# feedback changed after they were joined.
+experiments = Table(
+    "experiments",
+    metadata,
+    Column("release", Integer, primary_key=True, autoincrement=False),
+    Column("corrections", Integer, nullable=False),
+    Column("updated", Float, nullable=False),
+    Column("state", JSON(none_as_null=True)),
 )

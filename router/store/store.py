@@ -78,7 +78,7 @@ class Store:
             "old_plan": previous.to_dict() if previous else None,
             "new_plan": plan.to_dict(),
         }
-        with self._write() as connection:
+        with self.writing() as connection:
             connection.execute(_ADD_HISTORY, row)
             if previous is None or previous.release != plan.release:
                 _begin_release(connection, plan)
@@ -86,7 +86,7 @@ class Store:
     def add_event(self, kind: str, *, when: float, who: str, action: str, why: str, detail: Mapping[str, Any] | None) -> int:
         """Record something that happened beside the plan; `kind` says of what sort. Returns the entry's id."""
         row = {"at": when, "kind": kind, "who": who, "action": action, "why": why, "detail": dict(detail) if detail else None}
-        with self._write() as connection:
+        with self.writing() as connection:
             return int(connection.execute(_ADD_EVENT, row).scalar_one())
 
     def history(self, after: int = 0, limit: int | None = None, last: int | None = None) -> list[dict[str, Any]]:
@@ -94,32 +94,32 @@ class Store:
         table = schema.history
         query = select(table).where(table.c.id > after)
         query = query.order_by(table.c.id.desc()).limit(last) if last is not None else query.order_by(table.c.id).limit(limit)
-        with self._read() as connection:
+        with self.reading() as connection:
             rows = connection.execute(query).mappings().all()
         entries = [_history_entry(dict(row)) for row in rows]
         return entries[::-1] if last is not None else entries
 
     def last_revision(self) -> int:
         """The newest revision in the history; 0 while there is none."""
-        with self._read() as connection:
+        with self.reading() as connection:
             return int(connection.execute(select(func.max(schema.history.c.revision))).scalar() or 0)
 
     def last_plan(self) -> Plan | None:
         """The plan of the newest revision in the history; None while there is none. Raises PlanError."""
         table = schema.history
         query = select(table.c.new_plan).where(table.c.revision.is_not(None)).order_by(table.c.revision.desc()).limit(1)
-        with self._read() as connection:
+        with self.reading() as connection:
             value = connection.execute(query).scalar()
         return parse_plan(value) if value else None
 
     def begin_release(self, plan: Plan) -> None:
         """Record which blue and green the plan's release compares. The first plan of a release tells."""
-        with self._write() as connection:
+        with self.writing() as connection:
             _begin_release(connection, plan)
 
     def releases(self) -> list[dict[str, Any]]:
         """Every release, oldest first: `{release, began, blue: {name, servers}, green: {name, servers} or None}`."""
-        with self._read() as connection:
+        with self.reading() as connection:
             rows = connection.execute(select(schema.releases).order_by(schema.releases.c.release)).mappings().all()
         return [
             {
@@ -138,20 +138,20 @@ class Store:
     ) -> None:
         """Keep the newest snapshot of a release, and the state to go on from, in place of the ones before."""
         row = {"release": release, "updated": now, "snapshot": dict(snapshot), "state": dict(state) if state else None}
-        with self._write() as connection:
+        with self.writing() as connection:
             connection.execute(_SAVE_EVIDENCE, row)
 
     def evidence(self, release: int) -> tuple[dict[str, Any], float] | None:
         """A release's snapshot and when it was made; None while there is none."""
         table = schema.evidence
-        with self._read() as connection:
+        with self.reading() as connection:
             row = connection.execute(select(table.c.snapshot, table.c.updated).where(table.c.release == release)).first()
         return (dict(row[0]), float(row[1])) if row else None
 
     def evidence_state(self, release: int) -> dict[str, Any] | None:
         """What a release's evidence goes on from after a restart; None while there is nothing."""
         table = schema.evidence
-        with self._read() as connection:
+        with self.reading() as connection:
             state = connection.execute(select(table.c.state).where(table.c.release == release)).scalar()
         return dict(state) if state else None
 
@@ -169,7 +169,7 @@ class Store:
             }
             for pair in pairs
         ]
-        with self._write() as connection:
+        with self.writing() as connection:
             if replacing:
                 connection.execute(delete(table).where(table.c.id.in_(replacing)))
             return [int(connection.execute(_ADD_PAIR, row).scalar_one()) for row in rows]
@@ -182,7 +182,7 @@ class Store:
             query = query.where(table.c.release == release)
         if disagreeing:
             query = query.where(table.c.agree.is_(False))
-        with self._read() as connection:
+        with self.reading() as connection:
             rows = connection.execute(query).mappings().all()
         return [
             {
@@ -209,7 +209,7 @@ class Store:
             (ranked.c.agree.is_(False) & (ranked.c.rank > disagreements))
             | (ranked.c.agree.is_(True) & (ranked.c.rank > others))
         )
-        with self._write() as connection:
+        with self.writing() as connection:
             return int(connection.execute(delete(table).where((table.c.at < before) | table.c.id.in_(too_many))).rowcount)
 
     def close(self) -> None:
@@ -217,12 +217,14 @@ class Store:
         self._engine.dispose()
 
     @contextmanager
-    def _read(self) -> Iterator[Connection]:
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that reads, for the parts of the store that live in modules of their own. Raises Unavailable."""
         with _translated(self.path), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
-    def _write(self) -> Iterator[Connection]:
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that holds the write lock from its start; keep it short. Raises Unavailable."""
         with _translated(self.path), self._writing.begin() as connection:
             yield connection
 

@@ -219,6 +219,9 @@ class TestCutRecordings:
         ('data: {"choices": [5]}\n\n', Reason.WRONG_SHAPE),
         ("data: " + "[" * 100_000 + "\n\n", Reason.TOO_DEEP),
         ("[" * 100_000, Reason.TOO_DEEP),
+        ("data: x" + "\n" * 2_000_001, Reason.TOO_LARGE),
+        ("data:x\n\n" * 200_001, Reason.TOO_LARGE),
+        ("{}" * 200_001, Reason.TOO_LARGE),
     ],
 )
 def test_what_cannot_be_read(body, reason):

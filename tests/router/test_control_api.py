@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import socket
 import threading
 import time
@@ -13,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from control_process import ControlProcess, Follower, new_state, until
+from control_process import ControlProcess, Follower, new_state
 
 from router import counters as c
 from router.counters import bin_of
@@ -407,11 +406,11 @@ def test_pairs(api: httpx.Client, process: ControlProcess) -> None:
 
 def test_history_says_who_when_and_why(api: httpx.Client, process: ControlProcess) -> None:
     begin = time.time()
-    with process.client(**{"x-bluegreen-user": "Ann Ö"}) as named:
+    with process.client(**{"x-bluegreen-user": "ann"}) as named:
         named.post("/v1/switch", json={"to": "blue", "reason": "an incident"})
     api.post("/v1/split", json={"green_percent": 1})
     first, second = api.get("/v1/history", params={"last": 2}).json()["history"]
-    assert first["who"].endswith("@127.0.0.1")
+    assert first["who"] == "ann@127.0.0.1"
     assert (first["action"], first["why"], first["kind"]) == ("switch blue", "an incident", "plan")
     assert begin <= first["when"] <= second["when"] <= time.time()
     assert second["who"] == "anonymous@127.0.0.1"
@@ -454,63 +453,3 @@ def test_the_dashboard_is_whole_and_asks_nobody_else(api: httpx.Client) -> None:
     for text in (page.text, script, api.get("/dashboard/style.css").text):
         assert "https://" not in text
         assert "innerHTML" not in text
-
-
-# --- the process ----------------------------------------------------------------------------------------------------------
-
-
-def test_kill_and_start_again_keep_plan_and_history(tmp_path: Path) -> None:
-    state, _ = new_state(tmp_path)
-    process = ControlProcess(state)
-    with process.client() as api:
-        for percent in (1, 2, 3):
-            api.post("/v1/split", json={"green_percent": percent})
-        before = api.get("/v1/plan").json(), api.get("/v1/history").json()
-    process.kill()
-    process.start()
-    with process.client() as api:
-        assert (api.get("/v1/plan").json(), api.get("/v1/history").json()) == before
-        assert api.post("/v1/split", json={"green_percent": 4}).json()["revision"] == 5
-    assert process.end() == 0
-
-
-def test_sigterm_ends_it_in_time_with_clients_that_hold_on(tmp_path: Path) -> None:
-    """An idle kept-alive connection, a request half sent, and a switch that waits for a worker which sleeps."""
-    state, _ = new_state(tmp_path)
-    process = ControlProcess(state)
-    sleeper = Follower(state, 0, delay=30)
-    idle, half, waiting = (socket.create_connection(("127.0.0.1", process.port)) for _ in range(3))
-    idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    assert b" 200 " in idle.recv(4096)
-    half.sendall(b"POST /v1/switch HTTP/1.1\r\nHost: localhost\r\nContent-Le")
-    body = b'{"to":"green"}'
-    waiting.sendall(
-        b"POST /v1/switch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-        % (len(body), body)
-    )
-    until(lambda: process.plan().revision == 2)
-    process.process.send_signal(signal.SIGTERM)
-    assert process.process.wait(4) == 0
-    for connection in (idle, half, waiting):
-        connection.close()
-    process.listener.close()
-    sleeper.stop()
-
-
-@pytest.mark.parametrize("damage", ["settings", "page", "store", "token"])
-def test_what_keeps_it_from_starting_is_said_in_one_line(tmp_path: Path, damage: str) -> None:
-    state, _ = new_state(tmp_path)
-    environment = {}
-    if damage == "settings":
-        state.settings_json.unlink()
-    elif damage == "page":
-        state.plan_page.write_bytes(b"nonsense")
-    elif damage == "store":
-        state.store.write_text("nonsense " * 1000)
-    else:
-        environment = {"BLUEGREEN_TOKEN": "short"}
-    with pytest.raises(AssertionError) as caught:
-        ControlProcess(state, environment=environment)
-    lines = [line for line in str(caught.value).splitlines() if "control cannot start: " in line]
-    assert len(lines) == 1
-    assert "Traceback" not in str(caught.value)

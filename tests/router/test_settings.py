@@ -59,7 +59,7 @@ def test_a_whole_file_is_understood(tmp_path: Path) -> None:
     assert settings.fallback.on == ("connect", "timeout", "5xx")
     assert settings.timeouts.first_byte == 30.0
     assert settings.limits.body == 64 * 2**20
-    assert settings.rollout == {"steps": [1, 5, 25, 50, 100]}
+    assert settings.rollout.steps == (1, 5, 25, 50, 100)
 
 
 def test_blue_alone_is_enough_and_the_rest_has_defaults(tmp_path: Path) -> None:
@@ -172,8 +172,12 @@ def test_relative_files_lie_beside_the_configuration(tmp_path: Path, monkeypatch
         (BLUE + "upstream_tls: {verify: 1}", "upstream_tls.verify: must be true or false, got 1"),
         (BLUE + "listen_tls: {listen: 127.0.0.1:8443}", "listen_tls.certificate: is missing (and 1 more)"),
         (BLUE + "control_token_file: nowhere", "control_token_file: there is no file"),
-        (BLUE + "rollout: [1]", "rollout: must be a mapping, got [1]"),
-        (BLUE + "rollout: &r {again: *r}", "rollout: must hold plain values only"),
+        (BLUE + "rollout: [1]", "rollout: must be a mapping of settings, got [1]"),
+        (BLUE + "rollout: &r {again: *r}", "rollout.again: unknown key; known here are alpha, bake,"),
+        (BLUE + "rollout: {setps: [100]}", "rollout.setps: unknown key; did you mean rollout.steps?"),
+        (BLUE + "rollout: {steps: [5, 1, 100]}", "rollout.steps: must grow from step to step, got [5, 1, 100]"),
+        (BLUE + "rollout: {gates: {latency: {ratio: 2}}}", "rollout.gates.latency.ratio: unknown key; did you mean"),
+        (BLUE + "rollout: {gates: {slices: {min: 0.9}}}", "rollout.gates.slices: needs `slices` to look at"),
     ],
 )
 def test_what_is_wrong_gets_one_line_with_its_key(tmp_path: Path, text: str, line: str) -> None:

@@ -210,9 +210,11 @@ class TestUnreadable:
         assert "out of memory" in found.reason
 
     def test_more_fields_than_are_looked_at(self):
-        many = answer({"a": [[0, "x"]] * 30_000, "b": 1})
-        found = compare(many, many)
-        assert (found.outcome, found.unreadable[0][1]) == (Outcome.UNREADABLE, Reason.TOO_LARGE)
+        one_item = answer({"a": [[0, "x"]] * 30_000, "b": 1})
+        many_items = answer([{"a": [0] * 100}] * 300 + [{"b": [0] * 100}] * 300)
+        for many in (one_item, many_items):
+            found = compare(many, many)
+            assert (found.outcome, found.unreadable[0][1]) == (Outcome.UNREADABLE, Reason.TOO_LARGE)
 
 
 def test_a_stream_that_was_recorded_in_part():

@@ -73,6 +73,15 @@ def test_long_texts_are_compared_in_words():
     assert edit_similarity(" ".join(words), " ".join(changed)) == pytest.approx(0.9)
 
 
+def test_texts_of_a_large_batch_are_long_sooner():
+    words = [f"word{n}" for n in range(100)]
+    changed = [word if n % 10 else "x" for n, word in enumerate(words)]
+    one, other = " ".join(words), " ".join(changed)
+    in_characters = edit_similarity(one, other)
+    assert in_characters == 1 - by_table(one, other) / len(one)
+    assert edit_similarity(one, other, batch=400) == pytest.approx(0.9) != pytest.approx(in_characters)
+
+
 def test_long_texts_that_differ_only_in_blanks_are_not_equal():
     one = " ".join(["word"] * 1000)
     assert 0.99 < edit_similarity("a " + one + " b", "c  " + one + "  d") < 1

@@ -45,7 +45,7 @@ def test_everything_that_was_found_is_said(seen):
         "green fails more often than blue",
         "could not be read 3 times",
         "green is 2.0 ms slower in the median",
-        "Within 11.0 ms are 0 % of green's answers and 94.7 % of blue's",
+        "Within 11.0 ms are 0 % of green's answers and 100 % of blue's",
         "labels are distributed otherwise",
         "0.25 larger",
         "on 2 slices",

@@ -84,9 +84,10 @@ function showStatus(status) {
   const green = status.split.green_percent;
   id("share-blue").style.width = 100 - green + "%";
   id("share-green").style.width = green + "%";
-  id("share-blue").textContent = green < 95 ? "blue " + +(100 - green).toFixed(2) + " %" : "";
-  id("share-green").textContent = green > 5 ? "green " + green + " %" : "";
-  id("share").setAttribute("aria-label", `blue ${100 - green} percent, green ${green} percent`);
+  const blue = +(100 - green).toFixed(2);
+  id("share-blue-text").textContent = `blue ${blue} %`;
+  id("share-green-text").textContent = status.green ? `green ${green} %` : "";
+  id("share").setAttribute("aria-label", `blue ${blue} percent, green ${green} percent`);
   const how = status.split.key ? `split by ${status.split.key}` : "split by chance";
   const idle = status.shadow.running ? "" : " (its process does not run)";
   id("how").textContent = `${how} · shadow ${status.shadow.percent} %${idle} · rollout ${status.rollout.state}`;
@@ -121,7 +122,7 @@ function showRate(name, value) {
   );
   if (value.rate !== null) picture.append(part("circle", { cx: at(value.rate), cy: 11, r: 5 }, "mark"));
   const words = value.rate === null ? "nothing compared yet"
-    : `${rate(value.rate)}, between ${rate(low)} and ${rate(high)} (n = ${count(value.n)})`;
+    : `${rate(value.rate)}, between ${rate(low)} and ${rate(high)} (n\u00a0=\u00a0${count(value.n)})`;
   id(name + "-text").textContent = words;
   picture.setAttribute("aria-label", words);
 }

@@ -1,0 +1,220 @@
+"""`bluegreen report FILE.html`: one file for the meeting in which it is decided whether green is promoted.
+
+The file holds everything: text, tables, figures, and the script that draws them (Plotly's, out of its wheel), so that it can be
+mailed and opened years later, without a network; a content security policy in it forbids one. It says what the verdict would
+be, what was seen, how sure that is, what was left out, and how each number came about. Whatever came from traffic or from other
+people is escaped: it is text, never markup.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from router.report_style import SCRIPT, STYLE
+from router.report_tables import disagreements, dropped, gates, history_table, key_numbers
+from shadow.words import milliseconds, percent
+
+Document = Mapping[str, Any]
+
+VERDICTS: Final = {
+    "promote": "Green may be promoted",
+    "rollback": "Green should be taken back",
+    "hold": "Hold: not decided yet",
+}
+# What a figure shows, under it.
+CAPTIONS: Final = {
+    "agreement": "A dot is what was seen, a band where the truth may lie. Green is as good as a second blue when its band and "
+    "blue's own lie together.",
+    "confusion": "Every item of every answer: rows are what blue said, columns what green said. Coloured is where they differ.",
+    "differences": "Green's numbers less blue's for the same item. The line is the mean, the band its interval.",
+    "latency_curves": "Of pairs whose two twins were sent from one place in random order. To the right: the slowest answers.",
+    "latency_differences": "To the right of 0 green is slower. Dotted: not yet enough pairs for a bound on that side.",
+    "drift": "The shares in which both arms give their predictions, one item of each request.",
+    "slices": "Orange is where fewer pairs agree than asked for, more clearly than looking at so many slices explains.",
+    "left_out": "Exchanges that were sampled and for which there is no comparison.",
+}
+_WIDE: Final = frozenset({"agreement", "confusion", "slices"})
+
+
+def write_report(
+    path: Path | str,
+    evidence: Document,
+    status: Document | None = None,
+    history: Sequence[Document] = (),
+    pairs: Sequence[Document] = (),
+    *,
+    now: float | None = None,
+) -> None:
+    """Write the report into `path`, whole or not at all.
+
+    `evidence` is the document of `GET /v1/evidence`, `status` that of `GET /v1/status`, `history` and `pairs` the lists in
+    `GET /v1/history` and `GET /v1/pairs`; `now` in seconds since the epoch. Raises OSError when the file cannot be written.
+    """
+    path = Path(path)
+    text = render_report(evidence, status, history, pairs, now=now)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fresh.write_text(text, encoding="utf-8", errors="backslashreplace")
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def render_report(
+    evidence: Document,
+    status: Document | None = None,
+    history: Sequence[Document] = (),
+    pairs: Sequence[Document] = (),
+    *,
+    now: float | None = None,
+) -> str:
+    """The report's HTML; arguments as in `write_report`."""
+    from plotly.offline import get_plotlyjs
+
+    when = datetime.now(UTC) if now is None else datetime.fromtimestamp(now, UTC)
+    title = f"{arm_name(evidence, 'green')} against {arm_name(evidence, 'blue')}"
+    body = "".join(
+        (
+            _header(evidence, when),
+            _verdict(evidence),
+            _tiles(evidence),
+            _card("words", f"<ul>{_items(evidence.get('summary') or ())}</ul>"),
+            _figures(evidence),
+            _section("The numbers, and how each was computed", _card("scroll", key_numbers(evidence))),
+            _section("Disagreements", disagreements(pairs)),
+            _section("What was not compared", _card("scroll", dropped(evidence))),
+            _section("History", _card("scroll", history_table(history))) if history else "",
+            _footer(evidence, status),
+        )
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src 'unsafe-inline'; "
+        "style-src 'unsafe-inline'; img-src data: blob:\">\n"
+        f"<title>{_text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>{body}</main>\n"
+        f"<script>{get_plotlyjs()}</script>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+    )
+
+
+def arm_name(evidence: Document, colour: str) -> str:
+    """The name of an arm in a release; its colour where it has none."""
+    arm = (evidence.get("arms") or {}).get(colour)
+    return str(arm["name"]) if arm and arm.get("name") else colour
+
+
+def _header(evidence: Document, when: datetime) -> str:
+    blue, green = _text(arm_name(evidence, "blue")), _text(arm_name(evidence, "green"))
+    as_of = evidence.get("as_of")
+    seen = "" if as_of is None else f", evidence of {_moment(datetime.fromtimestamp(as_of, UTC))}"
+    return (
+        f'<header><h1><span class="green">{green}</span> against <span class="blue">{blue}</span></h1>'
+        f'<span class="quiet">release {evidence.get("release", "?")}; written {_moment(when)}{seen}</span></header>'
+    )
+
+
+def _verdict(evidence: Document) -> str:
+    verdict = evidence.get("verdict") or {}
+    kind = verdict.get("verdict", "hold")
+    reasons = _items(verdict.get("reasons") or ["nothing has judged this evidence"])
+    table = gates(verdict.get("gates") or ())
+    words = VERDICTS.get(kind, str(kind))
+    return f'<section class="card verdict {_text(str(kind))}"><h2>{_text(words)}</h2><ul>{reasons}</ul>{table}</section>'
+
+
+def _tiles(evidence: Document) -> str:
+    agreement, against, errors = evidence["agreement"], evidence.get("against_noise"), evidence["errors"]
+    tiles = [_tile("Pairs compared", f"{evidence['pairs']:,}", f"{evidence['dropped']:,} not compared")]
+    if agreement["n"]:
+        tiles.append(_tile("Agreement", percent(agreement["rate"]), _range(agreement["ci"], percent)))
+    if against and against["n"]:
+        difference = against["difference"]
+        tiles.append(_tile("Disagreement beyond noise", _points(difference["estimate"]), _range(difference["ci"], _points)))
+    if errors.get("n"):
+        difference = errors["difference"]
+        tiles.append(_tile("Failures beyond blue's", _points(difference["estimate"]), _range(difference["ci"], _points)))
+    paired = (evidence.get("latency") or {}).get("paired")
+    if paired and paired["n"]:
+        median = paired["median"]
+        tiles.append(_tile("Median latency difference", _plus(median["difference_ms"]), _range(median["ci"], _plus)))
+    return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _tile(name: str, number: str, range_: str) -> str:
+    return (
+        f'<div class="card tile"><div class="name">{_text(name)}</div><div class="number">{_text(number)}</div>'
+        f'<div class="range">{_text(range_)}</div></div>'
+    )
+
+
+def _figures(evidence: Document) -> str:
+    from shadow.figures import figures
+
+    if not evidence["pairs"] and not evidence.get("dropped_by"):
+        return ""
+    cards = []
+    for name, figure in figures(evidence).items():
+        # "<" must not end the script that carries the figure.
+        data = json.dumps(json.loads(figure.to_json()), separators=(",", ":")).replace("<", "\\u003c")
+        cards.append(
+            f'<figure class="card{" wide" if name in _WIDE else ""}" style="margin:0">'
+            f'<div data-figure="figure-{name}" role="img" aria-label="{_text(CAPTIONS[name])}"></div>'
+            f'<p>{_text(CAPTIONS[name])}</p><script type="application/json" id="figure-{name}">{data}</script></figure>'
+        )
+    none = "<noscript><p>The figures need JavaScript; their numbers are in the tables below.</p></noscript>"
+    return f'{none}<h2>Pictures</h2><div class="figures">{"".join(cards)}</div>'
+
+
+def _footer(evidence: Document, status: Document | None) -> str:
+    live = ""
+    if status:
+        split, shadow = status.get("split") or {}, status.get("shadow") or {}
+        live = (
+            f"When this was written green had {split.get('green_percent', 0):g} % of live traffic; "
+            f"{shadow.get('percent', 0):g} % of exchanges were mirrored, {shadow.get('noise_percent', 0):g} % of them to blue "
+            "a second time. "
+        )
+    alpha = evidence.get("alpha", 0.05)
+    return (
+        f"<footer>{_text(live)}Each interval here holds the truth at all times together with probability "
+        f"{100 * (1 - alpha):g} %, however often it was looked at. Written by bluegreen.</footer>"
+    )
+
+
+def _card(kind: str, inner: str) -> str:
+    return f'<div class="card {kind}">{inner}</div>'
+
+
+def _section(title: str, inner: str) -> str:
+    return f"<h2>{_text(title)}</h2>{inner}"
+
+
+def _items(sentences: Iterable[object]) -> str:
+    return "".join(f"<li>{_text(str(sentence))}</li>" for sentence in sentences)
+
+
+def _range(ci: Sequence[float | None], shown: Any) -> str:
+    low, high = ("?" if end is None else shown(end) for end in ci)
+    return f"between {low} and {high}"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.2f} points"
+
+
+def _plus(value: float) -> str:
+    return ("+" if value > 0 else "") + milliseconds(value)
+
+
+def _moment(when: datetime) -> str:
+    return f"{when:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _text(text: str) -> str:
+    return html.escape(text)
