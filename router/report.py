@@ -36,7 +36,8 @@ CAPTIONS: Final = {
     "latency_curves": "Of pairs whose two twins were sent from one place in random order. To the right: the slowest answers.",
     "latency_differences": "To the right of 0 green is slower. Dotted: not yet enough pairs for a bound on that side.",
     "drift": "The shares in which both arms give their predictions, one item of each request.",
-    "slices": "Orange is where fewer pairs agree than asked for, more clearly than looking at so many slices explains.",
+    "slices": "Orange is where fewer pairs agree than asked for, or than blue's own noise explains, and looking at so many slices "
+    "does not explain it.",
     "left_out": "Exchanges that were sampled and for which there is no comparison.",
 }
 _WIDE: Final = frozenset({"agreement", "confusion", "slices"})

@@ -24,13 +24,16 @@ import uvloop
 
 from router.api_token import read_token
 from router.control.api import build_app
+from router.control.feedback_calls import FEEDBACK_LIMIT, FEEDBACK_PATH, feedback_routes
 from router.control.plans import Control
 from router.errors import PlanError, RouterError, SettingsError, StartError
 from router.page import PlanPage
 from router.process import die_with_parent
 from router.quantities import is_loopback
 from router.state import StateDir
+from router.store.exposures import ExposureLog
 from router.store.store import Store
+from router.unit_names import unit_names
 from router.workers import Workers
 
 log = logging.getLogger("control")
@@ -81,7 +84,15 @@ def _run(state: StateDir, listener: socket.socket) -> int:
     except PlanError as error:
         raise StartError(str(error)) from None
     host = listener.getsockname()[0]
-    app = build_app(control, tap=state.tap, token=token, loopback=is_loopback(host))
+    names = unit_names(state.unit_secret, plain=bool(settings["predictions"]["plain_units"]))
+    app = build_app(
+        control,
+        tap=state.tap,
+        token=token,
+        loopback=is_loopback(host),
+        more=[feedback_routes(ExposureLog(store), names)],
+        body_limits={FEEDBACK_PATH: FEEDBACK_LIMIT},
+    )
     try:
         uvloop.run(_serve(app, listener))
     finally:

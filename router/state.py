@@ -39,6 +39,11 @@ class StateDir:
         return self.path / "bluegreen.sqlite"
 
     @property
+    def unit_secret(self) -> Path:
+        """The secret under which the prediction log names units (router/unit_names.py)."""
+        return self.path / "unit.secret"
+
+    @property
     def lock(self) -> Path:
         """The file whose lock the one router on this directory holds."""
         return self.path / "lock"

@@ -70,6 +70,7 @@ class Evidence:
         self.own_n = self.own_failures = 0
         self.own_last: str | None = None
         self.internal_failures, self.internal_last = 0, ""
+        self.readings: tuple[Reading, Reading] | None = None  # blue's and green's of the last observation, if it was read
         self._own = _own_comparison(options)
         if state is not None:
             self._restore(state)
@@ -96,6 +97,7 @@ class Evidence:
     def observe(self, observation: Observation) -> None:
         """Read, compare and count one observation. Never raises, whatever the bytes."""
         self.received += 1
+        self.readings = None
         try:
             self._observe(observation)
         except Exception as error:
@@ -113,6 +115,7 @@ class Evidence:
         self.fell_back += observation.fell_back
         decode = self.options.decode
         blue, green = read(observation, observation.blue, decode), read(observation, observation.green, decode)
+        self.readings = blue, green
         guilty = blame(blue, green)
         rows = self.slices.rows(observation)
         again = None

@@ -142,15 +142,20 @@ def latency_curves(evidence: Document) -> go.Figure:
 
 
 def latency_differences(evidence: Document) -> go.Figure:
-    """Difference of the arms' quantiles, and the median difference on the same request, with their intervals."""
+    """Difference of the arms' quantiles, and the median difference on the same request, with their intervals.
+
+    The axis is as wide as the sharper ones need; a p99 that is known to within seconds only runs out of the picture.
+    """
     paired = evidence["latency"]["paired"]
-    median = paired["median"]
-    rows = [("median difference<br>on the same request", median["difference_ms"], median["ci"], GREEN)]
+    found = [("same request, median", paired["median"]["difference_ms"], paired["median"]["ci"])]
     for name in ("p50", "p95", "p99"):
         entry = paired["difference_ms"][name]
-        rows.append((f"difference of<br>the {name}", entry["estimate"], entry["ci"], GREEN))
+        found.append((f"difference of {name}", entry["estimate"], entry["ci"]))
+    rows = [(f"{name}<br>{_milliseconds(estimate)} ({_span(ci)})", estimate, ci, GREEN) for name, estimate, ci in found]
     figure = _figure("Latency, green less blue", height=90 + 62 * len(rows))
-    reach = _reach([(estimate, ci) for _, estimate, ci, _ in rows])
+    known = [abs(estimate) for _, estimate, _ in found if estimate is not None]
+    known += [abs(end) for _, _, ci in found[:3] for end in ci if end is not None]
+    reach = 1.25 * max(known, default=1.0) or 1.0
     _intervals(figure, rows[::-1], reach)
     figure.add_vline(x=0, line={"color": NEUTRAL, "width": 1})
     figure.update_xaxes(title="milliseconds", range=[-reach, reach])
@@ -282,10 +287,15 @@ def _end(value: float | None) -> str:
     return "no bound yet" if value is None else f"{value:.5g}"
 
 
-def _reach(rows: list[tuple[Any, Any]]) -> float:
-    """How far an axis about 0 has to go, for what is known."""
-    known = [abs(value) for estimate, ci in rows for value in (estimate, *ci) if value is not None]
-    return 1.15 * max(known, default=1.0) or 1.0
+def _milliseconds(value: float | None) -> str:
+    return "not known yet" if value is None else f"{value:+.3g} ms"
+
+
+def _span(ci: list[float | None]) -> str:
+    low, high = ci
+    if low is None and high is None:
+        return "no bound yet"
+    return f"{'…' if low is None else f'{low:.3g}'} to {'…' if high is None else f'{high:.3g}'}"
 
 
 def _fading(colour: str, least: float, most: float) -> list[list[Any]]:

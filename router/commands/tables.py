@@ -61,29 +61,53 @@ def status(document: Mapping[str, Any]) -> Group:
 
 
 def evidence(document: Mapping[str, Any]) -> Group:
-    """`GET /v1/evidence`: the rates with their intervals, what was left out, and the verdict with its reasons."""
+    """`GET /v1/evidence`: rates and latencies with their intervals, what was left out and why, and the verdict."""
     table = _table()
     table.add_column("what")
     for name in ("n", "rate", "interval"):
         table.add_column(name, justify="right")
     table.add_row("green agrees with blue", *_rate(document["agreement"]))
     table.add_row("blue agrees with itself", *_rate(document["noise"]))
+    errors = document.get("errors") or {}
+    if errors.get("n"):
+        table.add_row("green fails where blue does not", *_rate(errors))
     arms = document.get("arms") or {}
     names = " against ".join(escape(arms[colour]["name"]) for colour in ("green", "blue") if arms.get(colour))
     verdict = document["verdict"]
-    lines: list[Any] = [
-        f"release {document['release']}: {names or 'no green yet'}",
-        table,
-        f"{document['pairs']:,} pairs compared, {document['dropped']:,} sampled exchanges not compared",
-    ]
-    if numbers := _flat(document.get("latency") or {}):
-        lines.append(_pairs_table("latency", numbers))
-    if numbers := _flat(document.get("errors") or {}):
-        lines.append(_pairs_table("errors", numbers))
+    lines: list[Any] = [f"release {document['release']}: {names or 'no green yet'}", table]
+    paired = (document.get("latency") or {}).get("paired") or {}
+    if paired.get("n"):
+        lines.append(_latency(paired))
+    lines.append(f"{document['pairs']:,} pairs compared, {document['dropped']:,} sampled exchanges not compared")
+    for reason, count in sorted((document.get("dropped_by") or {}).items(), key=lambda item: -item[1]):
+        lines.append(f"  - {count:,} {escape(str(reason))}")
+    lines += [escape(str(sentence)) for sentence in document.get("summary") or ()]
     word = Text(verdict["verdict"], style=VERDICT_STYLE.get(verdict["verdict"], ""))
     lines.append(Text.assemble("verdict: ", word))
     lines += [f"  - {escape(str(reason))}" for reason in verdict["reasons"]]
     return Group(*lines)
+
+
+def _latency(paired: Mapping[str, Any]) -> Table:
+    """Latencies of the noise pairs, whose two requests the shadow sent in the same way."""
+    table = _table(title=f"latency of {paired['n']:,} noise pairs, ms", title_justify="left")
+    table.add_column("quantile")
+    for name in ("blue", "green", "green less blue", "interval"):
+        table.add_column(name, justify="right")
+    for level in ("p50", "p95", "p99"):
+        difference = (paired.get("difference_ms") or {}).get(level) or {}
+        low, high = difference.get("ci") or (None, None)
+        # An open end is no number yet: there are too few pairs to bound that quantile.
+        interval = "not yet known" if low is None or high is None else f"{low:+.2f} to {high:+.2f}"
+        estimate = difference.get("estimate")
+        table.add_row(
+            level,
+            milliseconds(paired["blue"].get(level)),
+            milliseconds(paired["green"].get(level)),
+            "-" if estimate is None else f"{estimate:+.2f}",
+            interval,
+        )
+    return table
 
 
 def history(document: Mapping[str, Any]) -> Table:
@@ -140,25 +164,3 @@ def _servers(servers: Sequence[Mapping[str, Any]]) -> Text:
 def _rate(rate: Mapping[str, Any]) -> tuple[str, str, str]:
     low, high = rate["ci"]
     return f"{rate['n']:,}", "-" if rate["rate"] is None else f"{rate['rate']:.4f}", f"{low:.4f} to {high:.4f}"
-
-
-def _flat(value: object, prefix: str = "") -> list[tuple[str, str]]:
-    """The leaves of a document as rows of a dotted name and a text."""
-    if isinstance(value, Mapping):
-        return [row for key, item in value.items() for row in _flat(item, f"{prefix}.{key}" if prefix else str(key))]
-    if isinstance(value, list | tuple):
-        return [(prefix, " to ".join(_leaf(item) for item in value))] if value else []
-    return [] if value is None else [(prefix, _leaf(value))]
-
-
-def _leaf(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _pairs_table(title: str, rows: Sequence[tuple[str, str]]) -> Table:
-    table = _table(title=title, title_justify="left", show_header=False)
-    table.add_column("what")
-    table.add_column("value", justify="right", overflow="fold")
-    for name, text in rows:
-        table.add_row(escape(name), escape(text))
-    return table

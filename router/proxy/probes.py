@@ -104,6 +104,13 @@ class Probe:
 
     # --- what an exchange is asked as well ---
 
+    def feed(self, data: bytes) -> int:
+        """A probe is whole from the start: nothing of what follows is its own."""
+        return 0
+
+    def tunnel_send(self, data: bytes) -> None:
+        """Never a tunnel."""
+
     def client_left(self) -> None:
         """Nobody to answer any more."""
         self._downstream = None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -50,6 +50,10 @@ class ExposureRow:
     green: str | None
 
 
+# What both arms of a compared pair decided: request id, blue's words, green's words, summary of the client's own answer.
+Decisions = tuple[str, str | None, str | None, Mapping[str, Any] | None]
+
+
 @dataclass(frozen=True, slots=True)
 class FeedbackRow:
     """One row of feedback, checked: a request's id or a unit's name, and a label (in the words of `shadow.decisions`), a
@@ -84,9 +88,11 @@ _ADD_EXPOSURES: Final = (
     + " FROM json_each(?) WHERE true ON CONFLICT (request_id) DO NOTHING"
 )
 _ADD_DECISIONS: Final = """
-    UPDATE exposures SET blue = d.blue, green = d.green FROM (
-        SELECT json_extract(value, '$[0]') AS request_id, json_extract(value, '$[1]') AS blue, json_extract(value, '$[2]') AS green
-        FROM json_each(?)
+    UPDATE exposures SET blue = coalesce(d.blue, exposures.blue), green = coalesce(d.green, exposures.green),
+        prediction = coalesce(d.prediction, exposures.prediction)
+    FROM (
+        SELECT json_extract(value, '$[0]') AS request_id, json_extract(value, '$[1]') AS blue,
+            json_extract(value, '$[2]') AS green, json_extract(value, '$[3]') AS prediction FROM json_each(?)
     ) AS d WHERE exposures.request_id = d.request_id"""
 
 _INCOMING: Final = """
@@ -174,8 +180,8 @@ class ExposureLog:
 
     # --- exposures ----------------------------------------------------------------------------------------------------
 
-    def add(self, rows: Sequence[ExposureRow], decisions: Sequence[tuple[str, str | None, str | None]], now: float) -> int:
-        """Add exposures, then what both arms decided for `(request_id, blue's, green's)`, and join feedback that waited.
+    def add(self, rows: Sequence[ExposureRow], decisions: Sequence[Decisions], now: float) -> int:
+        """Add exposures, then what was decided about exposures in the log, and join feedback that waited for the new ones.
 
         Returns how many rows were left out because their request id is in the log already.
         """
@@ -184,7 +190,7 @@ class ExposureLog:
             last = int(execute("SELECT coalesce(max(id), 0) FROM exposures").scalar_one())
             added = 0
             if rows:
-                added = execute(_ADD_EXPOSURES, (_json([_listed(row) for row in rows]),)).rowcount
+                added = execute(_ADD_EXPOSURES, (_json([_fields(row) for row in rows]),)).rowcount
             if decisions:
                 execute(_ADD_DECISIONS, (_json(decisions),))
             if added and execute("SELECT EXISTS (SELECT 1 FROM pending_feedback)").scalar():
@@ -197,15 +203,6 @@ class ExposureLog:
             found = connection.exec_driver_sql("SELECT new_plan FROM history WHERE revision = ?", (revision,)).scalar()
         return parse_plan(json.loads(found)) if found else None
 
-    def totals(self, release: int) -> dict[str, Any]:
-        """What the log holds: exposures and feedback of a release by arm and kind, and how many rows wait."""
-        with self._store.reading() as connection:
-            execute = connection.exec_driver_sql
-            arms = execute('SELECT arm, count(*) FROM exposures WHERE "release" = ? GROUP BY arm', (release,)).all()
-            kinds = execute('SELECT kind, count(*) FROM feedback WHERE "release" = ? GROUP BY kind', (release,)).all()
-            waiting = int(execute("SELECT count(*) FROM pending_feedback").scalar_one())
-        return {"exposures": dict(map(tuple, arms)), "feedback": dict(map(tuple, kinds)), "pending": waiting}
-
     # --- feedback -----------------------------------------------------------------------------------------------------
 
     def join(self, rows: Sequence[FeedbackRow], now: float) -> Joined:
@@ -213,7 +210,7 @@ class ExposureLog:
         if not rows:
             return Joined()
         by_unit = any(row.unit is not None for row in rows)
-        text = _json([astuple(row) for row in rows])
+        text = _json([_fields(row) for row in rows])
         with self._store.writing() as connection:
             execute = connection.exec_driver_sql
             execute(_INCOMING)
@@ -258,15 +255,17 @@ class ExposureLog:
         with self._store.reading() as connection:
             return int(connection.exec_driver_sql("SELECT coalesce(min(id), 0) FROM exposures").scalar_one())
 
-    def experiment(self, release: int) -> tuple[dict[str, Any] | None, int]:
-        """The saved state of a release's analysis, if there is one, and how many corrections there were so far."""
+    def experiment(self, release: int) -> dict[str, Any] | None:
+        """The saved state of a release's analysis; None while there is none."""
         with self._store.reading() as connection:
-            row = connection.exec_driver_sql(
-                'SELECT state, corrections FROM experiments WHERE "release" = ?', (release,)
-            ).first()
-        if row is None:
-            return None, 0
-        return (json.loads(row[0]) if row[0] else None), int(row[1])
+            found = connection.exec_driver_sql('SELECT state FROM experiments WHERE "release" = ?', (release,)).scalar()
+        return json.loads(found) if found else None
+
+    def corrections(self, release: int) -> int:
+        """How many values of a release feedback has changed so far."""
+        with self._store.reading() as connection:
+            query = 'SELECT corrections FROM experiments WHERE "release" = ?'
+            return int(connection.exec_driver_sql(query, (release,)).scalar() or 0)
 
     def save_experiment(self, release: int, state: Mapping[str, Any], now: float) -> None:
         """Keep the state of a release's analysis."""
@@ -294,7 +293,8 @@ class ExposureLog:
             if end <= first:
                 return 0
             gone = execute("DELETE FROM exposures WHERE id < ?", (end,)).rowcount
-            execute("DELETE FROM feedback WHERE exposure < ?", (end,))
+            for by_unit in ("NOT ", ""):  # apart, so that each finds its index
+                execute(f"DELETE FROM feedback WHERE exposure < ? AND unit IS {by_unit}NULL", (end,))  # noqa: S608
             return int(gone)
 
 
@@ -327,10 +327,9 @@ def _keep(connection: Connection, now: float) -> int:
     return kept
 
 
-def _listed(row: ExposureRow) -> tuple[Any, ...]:
-    *plain, prediction, blue, green = astuple(row)
-    # A JSON column holds text; json_extract would hand an object through as text too, but a null must stay NULL.
-    return (*plain, prediction, blue, green)
+def _fields(record: ExposureRow | FeedbackRow) -> tuple[Any, ...]:
+    """A record as a tuple; `dataclasses.astuple` would copy all of it deeply."""
+    return tuple(getattr(record, name) for name in record.__slots__)
 
 
 def _json(value: object) -> str:

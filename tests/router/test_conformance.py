@@ -95,6 +95,7 @@ BAD = [
     Bad("9112 3.2.2", "an absolute target with a fragment", b"GET http://a/x#y HTTP/1.1\r\n" + HOST + b"\r\n"),
     Bad("9112 3.2.4", "an asterisk for another method than OPTIONS", b"GET * HTTP/1.1\r\n" + HOST + b"\r\n"),
     Bad("9110 9.3.6", "CONNECT", b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", 501),
+    Bad("9113 3.4", "the method of the HTTP/2 preface", b"PRI / HTTP/1.1\r\n" + HOST + b"\r\n", 505),
     Bad("9112 6.3", "CONNECT to a path: its 2xx would be a tunnel to the server only", b"CONNECT / HTTP/1.1\r\n" + HOST + b"\r\n", 501),
     # --- lines
     Bad("9112 2.2", "bare LF for all line ends", b"GET / HTTP/1.1\nHost: a\n\n"),
@@ -329,6 +330,7 @@ GOOD = [
     Good("9110 10.1.4", "TE", hosted(b"TE: trailers, deflate;q=0.5", b"Connection: te"), gone=(b"te", b"connection")),
     Good("9110 7.8", "Upgrade that Connection does not name", hosted(b"Upgrade: websocket"), gone=(b"upgrade", b"connection")),
     Good("9110 7.8", "Upgrade of an HTTP/1.0 client", b"GET / HTTP/1.0\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", b"GET / HTTP/1.1", gone=(b"upgrade", b"connection")),
+    Good("own", "Connection: keep-alive twice", hosted(b"Connection: keep-alive", b"Connection: keep-alive", b"x: y"), there={b"x": [b"y"]}, gone=(b"connection",)),
     Good("own", "the router's own fields are not the client's to set", hosted(b"x-bluegreen-arm: green", b"x-bluegreen-shadow: 1"), gone=(b"x-bluegreen-arm", b"x-bluegreen-shadow")),
     # --- fields that the router writes
     Good("9110 7.6.3", "Via", hosted(), there={b"via": [b"1.1 bluegreen"]}),
@@ -373,6 +375,9 @@ def test_passed_on(router: Router, blue: Upstream, client: Client, case: Good) -
         assert seen.values(name) == values, seen.head
     for name in case.gone:
         assert seen.values(name) == [], seen.head
+    for line in seen.head.split(b"\r\n"):  # other spellings of it are legal, and read differently by some
+        if line.lower().startswith(b"transfer-encoding:"):
+            assert line.partition(b":")[2] == b" chunked"
     # What every request has, whatever was sent.
     assert len(seen.values(b"host")) == 1
     assert len(seen.values(b"x-forwarded-for")) == len(seen.values(b"x-forwarded-proto")) == 1

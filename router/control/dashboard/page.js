@@ -17,7 +17,7 @@ async function call(path, body) {
   const headers = {};
   const token = sessionStorage.getItem("bluegreen-token");
   if (token) headers.Authorization = "Bearer " + token;
-  const options = { headers, cache: "no-store" };
+  const options = { headers, cache: "no-store", signal: AbortSignal.timeout(5000) };
   if (body !== undefined) {
     headers["Content-Type"] = "application/json";
     options.method = "POST";
@@ -153,9 +153,14 @@ async function refresh() {
     showEvidence(await call("/v1/evidence"));
     showHistory((await call("/v1/history?last=12")).history);
   } catch (error) {
-    id("line").textContent = error instanceof TypeError ? "the control process does not answer" : error.message;
-    id("line").className = "bad";
+    complain(error);
   }
+}
+
+function complain(error) {
+  const silent = error instanceof TypeError || error.name === "TimeoutError";
+  id("line").textContent = silent ? "the control process does not answer" : error.message;
+  id("line").className = "bad";
 }
 
 async function loop() {
@@ -168,11 +173,11 @@ id("to-blue").addEventListener("click", async () => {
   try {
     const done = await call("/v1/switch", { to: "blue", reason: "dashboard" });
     id("line").textContent = `all traffic goes to blue (revision ${done.revision})`;
+    await refresh();
   } catch (error) {
-    id("line").textContent = error.message;
-    id("line").className = "bad";
+    complain(error);
+    id("to-blue").disabled = false;
   }
-  await refresh();
 });
 
 loop();
