@@ -3,10 +3,11 @@
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 \
 	&& $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: demo test check bench fuzz sim test-peers clean
+.PHONY: demo test check bench fuzz soak sim test-peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/bluegreen demo
@@ -29,8 +30,17 @@ sim: $(VENV)/.installed-test
 fuzz: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.fuzz --count 1000000
 
+# Ten minutes; what it finds goes into docs/soak.md.
+soak: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks.soak --minutes 10 --write
+
+# Real clients and model servers, each with a virtual environment of its own (1.5 GB in all); not part of `test`.
+test-peers: $(PEERS)/clients/.installed $(PEERS)/mlserver/.installed $(PEERS)/mlflow/.installed
+	@command -v curl >/dev/null || { echo "curl is needed: install it (for example apt-get install curl)" >&2; exit 1; }
+	$(PEERS)/clients/bin/python -m pytest tests_peers $(PYTEST_ARGS)
+
 clean:
-	rm -rf $(VENV) bluegreen-demo bluegreen-state benchmarks/.work
+	rm -rf $(VENV) $(PEERS) bluegreen-demo bluegreen-state benchmarks/.work
 
 # One virtual environment, filled as far as the command needs; it is made again when what is to be installed changes.
 $(VENV)/bin/python:
@@ -45,6 +55,25 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,check]'
 	@touch $@
+
+PEER_CLIENTS := --editable . 'pytest>=8.3,<10' 'requests>=2.32' 'httpx>=0.27' 'aiohttp>=3.10' 'websockets>=14' 'openai>=1.60'
+PEER_MLSERVER := 'mlserver==1.7.1' 'mlserver-sklearn==1.7.1'
+PEER_MLFLOW := 'mlflow>=3.1,<4' scikit-learn
+
+$(PEERS)/clients/.installed: $(VENV)/bin/python pyproject.toml
+	$(call filled,clients,$(PEER_CLIENTS))
+
+$(PEERS)/mlserver/.installed: $(VENV)/bin/python
+	$(call filled,mlserver,$(PEER_MLSERVER))
+
+$(PEERS)/mlflow/.installed: $(VENV)/bin/python
+	$(call filled,mlflow,$(PEER_MLFLOW))
+
+define filled
+	@test -x $(PEERS)/$(1)/bin/python || $(VENV)/bin/python -m venv $(PEERS)/$(1)
+	$(PEERS)/$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2)
+	@touch $@
+endef
 
 $(VENV)/.installed-bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,bench]'

@@ -219,6 +219,8 @@ def router(wanted: Wanted, control: int, state: Path, *, workers: int, shadow_pe
             "green": {"name": "bench-v2", "servers": [f"http://127.0.0.1:{wanted.green}"]},
             "split": {"green_percent": wanted.green_percent, "key": "header:x-user-id", "salt": "bench"},
             "shadow": {"percent": shadow_percent},
+            # No peer keeps a prediction log for late feedback; what it costs is told in docs/experiments.md.
+            "predictions": {"percent": 0},
             "fallback": {"on": ["connect", "timeout", "5xx"]},
             "timeouts": {"connect": "1s", "first_byte": "30s", "idle": "60s"},
             "limits": {"body": "64MiB", "head": "32KiB", "connections": 10000},

@@ -10,56 +10,311 @@ from __future__ import annotations
 import random
 
 METHODS = (b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"PATCH")
-ODD_METHODS = (b"get", b"CONNECT", b"G T", b"", b"PRI", b"BREW", b"TRACE", b"M-SEARCH", b"GET\t", b"G\x00T", b"POST " * 2, b"X" * 40)
+ODD_METHODS = (
+    b"get",
+    b"CONNECT",
+    b"G T",
+    b"",
+    b"PRI",
+    b"BREW",
+    b"TRACE",
+    b"M-SEARCH",
+    b"GET\t",
+    b"G\x00T",
+    b"POST " * 2,
+    b"X" * 40,
+)
 TARGETS = (b"/", b"/v2/models/iris/infer", b"/a?b=c&d", b"/%20;x", b"//", b"/a/../b", b"/?", b'/"<>\\^`{|}')
 ODD_TARGETS = (
     *(b"*", b"http://a/x", b"https://a:1/?y", b"http://a", b"HTTP://A/", b"a", b"", b"/ x", b"/\x00", b"/\xff", b"?x"),
     *(b"http://u@a/", b"http:///x", b"/#f", b"/a#b?c#d", b"a:80", b"/\x7f", b"ftp://a/", b"http://a b/", b"//a//b", b"/\t"),
 )
 VERSIONS = (b"HTTP/1.1", b"HTTP/1.0")
-ODD_VERSIONS = (b"HTTP/1.2", b"HTTP/2.0", b"HTTP/0.9", b"http/1.1", b"HTTP/1.10", b"HTTP/1", b"", b"HTTP/1.1 ", b"HTTP/01.1", b"ICE/1.0", b"HTTP/1,1")
-STATUSES = (b"200 OK", b"204 No Content", b"304 Not Modified", b"404 Not Found", b"500 X", b"200 ", b"100 Continue", b"103 Early Hints", b"206 P")
-ODD_STATUSES = (b"200", b"99 X", b"600 X", b"1000 X", b"20 X", b"200\tOK", b"101 Switching Protocols", b"200 \x00", b"", b"+20 X", b"0200 OK", b"200  OK", b"205 R", b"199 X")
+ODD_VERSIONS = (
+    b"HTTP/1.2",
+    b"HTTP/2.0",
+    b"HTTP/0.9",
+    b"http/1.1",
+    b"HTTP/1.10",
+    b"HTTP/1",
+    b"",
+    b"HTTP/1.1 ",
+    b"HTTP/01.1",
+    b"ICE/1.0",
+    b"HTTP/1,1",
+)
+STATUSES = (
+    b"200 OK",
+    b"204 No Content",
+    b"304 Not Modified",
+    b"404 Not Found",
+    b"500 X",
+    b"200 ",
+    b"100 Continue",
+    b"103 Early Hints",
+    b"206 P",
+)
+ODD_STATUSES = (
+    b"200",
+    b"99 X",
+    b"600 X",
+    b"1000 X",
+    b"20 X",
+    b"200\tOK",
+    b"101 Switching Protocols",
+    b"200 \x00",
+    b"",
+    b"+20 X",
+    b"0200 OK",
+    b"200  OK",
+    b"205 R",
+    b"199 X",
+)
 ENDS = (b"\n", b"\r", b"\r\r\n", b"\r\n ", b"\r\n\t", b"\n\r\n", b"\r\n\r\n", b"\x0b\r\n", b"", b"\x00\r\n", b"\x85")
 FIELDS = (
     *(b"Accept: */*", b"User-Agent: x/1 (y)", b"Cookie: a=b", b"x: caf\xc3\xa9", b"x-long: " + b"a" * 60, b"X-Request-Id: r1"),
-    *(b"Connection: keep-alive", b"Content-Type: application/json", b"traceparent: 00-1-2-01", b"x:", b"X-A:\t b \t", b"Accept: text/html"),
-    *(b"Trailer: x", b"TE: trailers", b"Via: 1.1 p", b"!#$%&'*+-.^_`|~9: t", b"Content-Lengthy: 3", b"Xtransfer-encoding: chunked"),
+    *(
+        b"Connection: keep-alive",
+        b"Content-Type: application/json",
+        b"traceparent: 00-1-2-01",
+        b"x:",
+        b"X-A:\t b \t",
+        b"Accept: text/html",
+    ),
+    *(
+        b"Trailer: x",
+        b"TE: trailers",
+        b"Via: 1.1 p",
+        b"!#$%&'*+-.^_`|~9: t",
+        b"Content-Lengthy: 3",
+        b"Xtransfer-encoding: chunked",
+    ),
 )
 ODD_FIELDS = (
     *(b"Connection: close", b"Connection: x, close", b"connection: Upgrade", b"Upgrade: websocket", b"Keep-Alive: timeout=5"),
-    *(b"Connection: keep-alive, close", b"Connection: x y", b"x : y", b"x\t: y", b": y", b"nocolon", b" x: y", b"\tx: y", b"x y: z"),
-    *(b"x: a\x00b", b"x: a\x01", b"x: a\x0bb", b"x: \x7f", b"x\x00: y", b"x\x80: y", b"x: a\rb", b"x: a\nb", b"(x): y", b"x: y\r"),
-    *(b"Expect: 100-continue", b"Expect: x", b"Proxy-Connection: close", b"Host: b", b"host: a", b"Host:", b"Host: a b", b"Host: a/b"),
-    *(b"X-Request-Id: a b", b"x-request-id: " + b"r" * 250, b"Connection:", b"Connection: content-length", b"Connection: transfer-encoding"),
+    *(
+        b"Connection: keep-alive, close",
+        b"Connection: x y",
+        b"x : y",
+        b"x\t: y",
+        b": y",
+        b"nocolon",
+        b" x: y",
+        b"\tx: y",
+        b"x y: z",
+    ),
+    *(
+        b"x: a\x00b",
+        b"x: a\x01",
+        b"x: a\x0bb",
+        b"x: \x7f",
+        b"x\x00: y",
+        b"x\x80: y",
+        b"x: a\rb",
+        b"x: a\nb",
+        b"(x): y",
+        b"x: y\r",
+    ),
+    *(
+        b"Expect: 100-continue",
+        b"Expect: x",
+        b"Proxy-Connection: close",
+        b"Host: b",
+        b"host: a",
+        b"Host:",
+        b"Host: a b",
+        b"Host: a/b",
+    ),
+    *(
+        b"X-Request-Id: a b",
+        b"x-request-id: " + b"r" * 250,
+        b"Connection:",
+        b"Connection: content-length",
+        b"Connection: transfer-encoding",
+    ),
 )
 LENGTHS = (b"%d",)
 ODD_LENGTHS = (
-    *(b"+%d", b"-%d", b"0x%x", b"%d ", b" %d", b"\t%d\t", b"0%d", b"%d, %d", b"%d,%d", b"%d;", b"%d.0", b"%d %d", b"1_%d", b"'%d'"),
-    *(b"", b"%d\x00", b"%d\x0b", b"9999999999999999999", b"18446744073709551616", b"18446744073709551615", b"99999999999999999999999", b"%d0", b"\xd9\xa5", b"%dx", b"-0", b"+0"),
+    *(
+        b"+%d",
+        b"-%d",
+        b"0x%x",
+        b"%d ",
+        b" %d",
+        b"\t%d\t",
+        b"0%d",
+        b"%d, %d",
+        b"%d,%d",
+        b"%d;",
+        b"%d.0",
+        b"%d %d",
+        b"1_%d",
+        b"'%d'",
+    ),
+    *(
+        b"",
+        b"%d\x00",
+        b"%d\x0b",
+        b"9999999999999999999",
+        b"18446744073709551616",
+        b"18446744073709551615",
+        b"99999999999999999999999",
+        b"%d0",
+        b"\xd9\xa5",
+        b"%dx",
+        b"-0",
+        b"+0",
+    ),
 )
 LENGTH_NAMES = (b"Content-Length: ", b"content-length:", b"CONTENT-LENGTH:\t", b"Content-Length:  ")
-ODD_LENGTH_NAMES = (b"Content-Length : ", b"Content_Length: ", b"\tContent-Length: ", b"Content-Length:\r\n ", b"Content-Length\x00: ", b"xContent-Length: ", b"Content-Length:\x0b")
-CODINGS = (b"Transfer-Encoding: chunked", b"transfer-encoding:chunked", b"Transfer-Encoding:\tchunked ", b"TRANSFER-ENCODING: CHUNKED")
+ODD_LENGTH_NAMES = (
+    b"Content-Length : ",
+    b"Content_Length: ",
+    b"\tContent-Length: ",
+    b"Content-Length:\r\n ",
+    b"Content-Length\x00: ",
+    b"xContent-Length: ",
+    b"Content-Length:\x0b",
+)
+CODINGS = (
+    b"Transfer-Encoding: chunked",
+    b"transfer-encoding:chunked",
+    b"Transfer-Encoding:\tchunked ",
+    b"TRANSFER-ENCODING: CHUNKED",
+)
 ODD_CODINGS = (
-    *(b"Transfer-Encoding : chunked", b"Transfer-Encoding: xchunked", b"Transfer-Encoding: chunked, chunked", b"Transfer-Encoding: gzip"),
-    *(b"Transfer-Encoding: gzip, chunked", b"Transfer-Encoding: chunked, gzip", b"Transfer-Encoding: identity", b"Transfer-Encoding:"),
-    *(b"Transfer-Encoding: chunked;q=1", b"Transfer-Encoding: ,chunked", b"Transfer-Encoding: chunked,", b"Transfer-Encoding:\r\n chunked"),
-    *(b"Transfer-Encoding: \x0bchunked", b"Transfer-Encoding: chunked\x00", b"Transfer_Encoding: chunked", b'Transfer-Encoding: "chunked"'),
-    *(b"Transfer-Encoding: chunked\xa0", b"Transfer-Encoding: chun ked", b"\x00Transfer-Encoding: chunked", b"Transfer-Encoding: identity, chunked"),
-    *(b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity", b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked"),
-    *(b"Transfer-Encoding\xa0: chunked", b"Transfer-Encoding: trailers", b" Transfer-Encoding: chunked", b"Transfer-Encoding: \tchunked\t"),
+    *(
+        b"Transfer-Encoding : chunked",
+        b"Transfer-Encoding: xchunked",
+        b"Transfer-Encoding: chunked, chunked",
+        b"Transfer-Encoding: gzip",
+    ),
+    *(
+        b"Transfer-Encoding: gzip, chunked",
+        b"Transfer-Encoding: chunked, gzip",
+        b"Transfer-Encoding: identity",
+        b"Transfer-Encoding:",
+    ),
+    *(
+        b"Transfer-Encoding: chunked;q=1",
+        b"Transfer-Encoding: ,chunked",
+        b"Transfer-Encoding: chunked,",
+        b"Transfer-Encoding:\r\n chunked",
+    ),
+    *(
+        b"Transfer-Encoding: \x0bchunked",
+        b"Transfer-Encoding: chunked\x00",
+        b"Transfer_Encoding: chunked",
+        b'Transfer-Encoding: "chunked"',
+    ),
+    *(
+        b"Transfer-Encoding: chunked\xa0",
+        b"Transfer-Encoding: chun ked",
+        b"\x00Transfer-Encoding: chunked",
+        b"Transfer-Encoding: identity, chunked",
+    ),
+    *(
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+        b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked",
+    ),
+    *(
+        b"Transfer-Encoding\xa0: chunked",
+        b"Transfer-Encoding: trailers",
+        b" Transfer-Encoding: chunked",
+        b"Transfer-Encoding: \tchunked\t",
+    ),
 )
 SIZES = (b"%x", b"%X", b"0%x", b"000%x")
 ODD_SIZES = (
-    *(b"+%x", b"-%x", b"0x%x", b" %x", b"%x ", b"%x\t", b"%x;", b"%x;a=b", b'%x;a="b;c"', b"%x; a=b", b"%x ;a", b"%x;a=", b"%x;=b", b'%x;a="', b"%x;\x00"),
-    *(b"", b"g", b"%x\x00", b"1%x", b"00000000000000000%x", b"10000000000000000%x", b"ffffffffffffffff", b"%x;a\x0b", b"%x,", b"%x.", b"%x\xff", b"%x;a\xff", b"_%x", b"%x_0", b"%x;a b"),
+    *(
+        b"+%x",
+        b"-%x",
+        b"0x%x",
+        b" %x",
+        b"%x ",
+        b"%x\t",
+        b"%x;",
+        b"%x;a=b",
+        b'%x;a="b;c"',
+        b"%x; a=b",
+        b"%x ;a",
+        b"%x;a=",
+        b"%x;=b",
+        b'%x;a="',
+        b"%x;\x00",
+    ),
+    *(
+        b"",
+        b"g",
+        b"%x\x00",
+        b"1%x",
+        b"00000000000000000%x",
+        b"10000000000000000%x",
+        b"ffffffffffffffff",
+        b"%x;a\x0b",
+        b"%x,",
+        b"%x.",
+        b"%x\xff",
+        b"%x;a\xff",
+        b"_%x",
+        b"%x_0",
+        b"%x;a b",
+    ),
 )
 TRAILERS = (b"", b"", b"", b"x: y\r\n", b"x: y\r\nz:\r\n")
-ODD_TRAILERS = (b"x : y\r\n", b" x: y\r\n", b"x: y\r\n z\r\n", b"x\r\n", b"x: y\n", b"x: \x00\r\n", b": y\r\n", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"x: y\r", b"Host: b\r\n")
+ODD_TRAILERS = (
+    b"x : y\r\n",
+    b" x: y\r\n",
+    b"x: y\r\n z\r\n",
+    b"x\r\n",
+    b"x: y\n",
+    b"x: \x00\r\n",
+    b": y\r\n",
+    b"Content-Length: 5\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"x: y\r",
+    b"Host: b\r\n",
+)
 TOKENS = (
-    *(b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b";", b",", b"0", b"\x0b", b"\x0c", b"\xff", b"\r\n\r\n", b"0\r\n\r\n", b"\r\n ", b"-", b"+", b"0x", b"=", b'"'),
-    *(b"chunked", b"Transfer-Encoding: chunked\r\n", b"Content-Length: 3\r\n", b"Content-Length: 0\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"Host: a\r\n", b"HTTP/1.1 ", b"#", b"?", b"/", b"\x7f", b"\x85", b"close"),
+    *(
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"\0",
+        b" ",
+        b"\t",
+        b":",
+        b";",
+        b",",
+        b"0",
+        b"\x0b",
+        b"\x0c",
+        b"\xff",
+        b"\r\n\r\n",
+        b"0\r\n\r\n",
+        b"\r\n ",
+        b"-",
+        b"+",
+        b"0x",
+        b"=",
+        b'"',
+    ),
+    *(
+        b"chunked",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Content-Length: 3\r\n",
+        b"Content-Length: 0\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"Host: a\r\n",
+        b"HTTP/1.1 ",
+        b"#",
+        b"?",
+        b"/",
+        b"\x7f",
+        b"\x85",
+        b"close",
+    ),
 )
 
 
@@ -101,7 +356,13 @@ class Generator:
 
     def _request(self) -> bytes:
         pick = self.random
-        line = b" ".join((self._of(METHODS, ODD_METHODS, 0.03), self._of(TARGETS, ODD_TARGETS), self._of(VERSIONS[:1] * 6 + VERSIONS, ODD_VERSIONS, 0.03)))
+        line = b" ".join(
+            (
+                self._of(METHODS, ODD_METHODS, 0.03),
+                self._of(TARGETS, ODD_TARGETS),
+                self._of(VERSIONS[:1] * 6 + VERSIONS, ODD_VERSIONS, 0.03),
+            )
+        )
         fields = [b"Host: a"] if pick.random() < 0.97 else []
         start = b"\r\n" if pick.random() < 0.02 else b""
         return start + self._message(line, fields)

@@ -20,7 +20,16 @@ UNTIL_CLOSE: Final = -2  # a length: the body ends with the connection
 _SIZE_LINE: Final = re.compile(
     rb"([0-9A-Fa-f]{1,16})(?:;[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:=(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+|\"[\t\x20\x21\x23-\x5b\x5d-\x7e]*\"))?)*\r\n"
 )
+# The beginning of such a line: what is there goes on at once, so it must be good at once.
+_SIZE_PART: Final = re.compile(
+    rb"[0-9A-Fa-f]{1,16}(?:;[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:=(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+|\"[\t\x20\x21\x23-\x5b\x5d-\x7e]*\"))?)*"
+    rb"(?:\r|;(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:=(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]*|\"[\t\x20\x21\x23-\x5b\x5d-\x7e]*))?)?)?"
+)
 _TRAILERS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n")
+_PART: Final = re.compile(
+    rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+"
+    rb"(?:\r|[!#$%&'*+\-.^_`|~0-9A-Za-z]++(?::[\t\x20-\x7e\x80-\xff]*+\r?)?)?"
+)
 _FORBIDDEN_TRAILER: Final = re.compile(
     rb"(?:\A|\n)(?:content-length|transfer-encoding|host|trailer|te|connection|content-encoding|content-type|authorization"
     rb"|x-request-id|x-bluegreen-arm):",
@@ -123,7 +132,7 @@ class ChunkedBody:
         stop = data.find(b"\n", at)
         line = self._line + (data[at:] if stop < 0 else data[at : stop + 1])
         if stop < 0:
-            if len(line) > _MAX_SIZE_LINE or not re.fullmatch(rb"[0-9A-Fa-f]{1,16}(?:;[\t\x20-\x7e]*)?\r?", line):
+            if len(line) > _MAX_SIZE_LINE or not _SIZE_PART.fullmatch(line):
                 raise FramingError("a chunk size is not well formed")
             self._line = line
             return len(data)
@@ -160,9 +169,8 @@ class ChunkedBody:
         else:
             stop = section.find(b"\r\n\r\n") + 4
             if stop == 3:
-                if len(section) > _MAX_TRAILERS or re.search(
-                    rb"(?<!\r)\n|\r(?!\n|\Z)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", section
-                ):
+                # What is there goes on at once, so it must be good at once.
+                if len(section) > _MAX_TRAILERS or not _PART.fullmatch(section) or _FORBIDDEN_TRAILER.search(section):
                     raise FramingError("the trailers are not well formed")
                 self._line = section
                 return len(data)

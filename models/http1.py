@@ -38,7 +38,8 @@ def _any_case(name: bytes) -> bytes:
 # The usual request in one pass: HTTP/1.1, a path for a target, and of the fields that mean something to a gateway at most one
 # Host, one Content-Length, `Connection: keep-alive` and an X-Request-Id. Anything else (and anything wrong) does not match and
 # takes the long way, which alone decides what is refused. Each alternative begins with another letter, or is shut out by the
-# lookahead, so nothing is matched in two ways; `(?(n)(?!))` shuts an alternative that has matched before. (Captures may not
+# lookahead, so nothing is matched in two ways; `(?(n)(?!))` shuts an alternative that has matched before (it must stand outside
+# of group n, which counts as unmatched while it is entered anew). (Captures may not
 # stand inside possessive groups: CPython 3.11 reports wrong spans then, so the repetition over the lines is a greedy one.)
 _MEANINGFUL: Final = (
     b"connection content-length expect forwarded host keep-alive proxy-authorization proxy-connection te transfer-encoding"
@@ -54,8 +55,8 @@ _PLAIN_REQUEST: Final = re.compile(
     rb"[" + re.escape(_OTHER_LETTERS) + rb"]" + _TOKEN + rb"*+:[\t\x20-\x7e\x80-\xff]*+\r\n"
     rb"|" + _any_case(b"host") + rb":[ \t]*+(?(3)(?!))([0-9A-Za-z._~%-]++(?::[0-9]{0,5}+)?)[ \t]*+\r\n"
     rb"|" + _any_case(b"content-length") + rb":[ \t]*+(?(4)(?!))([0-9]{1,18}+)[ \t]*+\r\n"
-    rb"|(" + _any_case(b"connection") + rb":[ \t]*+(?(5)(?!))" + _any_case(b"keep-alive") + rb"[ \t]*+\r\n)"
-    rb"|(" + _any_case(b"x-request-id") + rb":[ \t]*+(?(6)(?!))([\x21-\x7e]{1,200}+)[ \t]*+\r\n)"
+    rb"|(?(5)(?!))(" + _any_case(b"connection") + rb":[ \t]*+" + _any_case(b"keep-alive") + rb"[ \t]*+\r\n)"
+    rb"|(?(6)(?!))(" + _any_case(b"x-request-id") + rb":[ \t]*+([\x21-\x7e]{1,200}+)[ \t]*+\r\n)"
     rb"|(?!(?:" + rb"|".join(_any_case(name) for name in _MEANINGFUL) + rb"):)" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n"
     rb")*\r\n"
 )
@@ -86,6 +87,9 @@ _RESPONSE_HOP: Final = re.compile(
     rb"\r\n(?:connection|keep-alive|proxy-connection|upgrade|x-request-id|x-bluegreen-arm):[^\r]*", re.IGNORECASE
 )
 _HOP_NAMES: Final = frozenset((b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade", b"close"))
+# CONNECT: its 2xx answers have no body whatever their fields say (RFC 9112, 6.3), so two readers could cut the stream
+# differently. PRI: the preface of HTTP/2, reserved so that an HTTP/1.1 server fails on it (RFC 9113, 11.6).
+_NOT_FOR_SERVERS: Final = (b"CONNECT", b"PRI")
 _LENGTH: Final = re.compile(rb"[0-9]{1,19}")
 _HOST: Final = re.compile(rb"(?:[0-9A-Za-z._~%!$&'()*+,;=\-]+|\[[0-9A-Fa-f:.]+\])?(?::[0-9]{0,5})?")
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,200}")
@@ -200,7 +204,7 @@ def parse_request(data: bytes, limit: int = 32768, max_fields: int = 100) -> Req
         # A field takes at least four bytes, so a short head need not be counted.
         if size <= limit and (size < 4 * max_fields or match.group().count(b"\r\n") <= max_fields + 2):
             method, target, host, length, connection, own, request_id = match.groups()
-            if host is not None and method != b"CONNECT":
+            if host is not None and method not in _NOT_FOR_SERVERS:
                 head = RequestHead()
                 head.raw = data[:size]
                 head.size = size
@@ -242,8 +246,9 @@ def _parse_request(data: bytes, limit: int, max_fields: int) -> RequestHead | No
     if major != b"1" or minor not in (b"0", b"1"):
         raise HttpError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
     if method == b"CONNECT":
-        # Its 2xx answers have no body whatever their fields say (RFC 9112, 6.3): a gateway has nothing to connect to.
         raise HttpError(501, "CONNECT is for forward proxies; this is a gateway")
+    if method == b"PRI":
+        raise HttpError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here, not HTTP/2")
     raw = match.group()
     if raw.count(b"\r\n") > max_fields + 2:
         raise HttpError(431, f"the request has more than {max_fields} header fields")
@@ -313,6 +318,9 @@ def _parse_request(data: bytes, limit: int, max_fields: int) -> RequestHead | No
         head.upgrade = b""  # RFC 9110, 7.8: Upgrade counts only when Connection names it
     if head.expects and head.length == 0:
         head.expects = False
+    if head.length != 0:
+        # Some servers let a request that asks for an upgrade end with its head; the wish may be ignored (RFC 9110, 7.8).
+        head.upgrade = b""
     if target[:1] != b"/":
         _resolve_target(head)
     return head
@@ -413,9 +421,14 @@ def _parse_response(data: bytes, method: bytes, limit: int, max_fields: int) -> 
     else:
         head.length = UNTIL_CLOSE
         head.reusable = False
-    head.passed = (
-        raw[:-2] if head.minor and not head.hop else b"HTTP/1.1" + raw[8 : raw.index(b"\r\n") + 2] + answered_fields(head)
-    )
+    if head.minor and not head.hop and not chunked:
+        head.passed = raw[:-2]
+    else:
+        fields = answered_fields(head)
+        if chunked:
+            # In its usual spelling: ` \tchunked` is legal, but some clients read another framing in it.
+            fields = replace_field(fields, b"transfer-encoding", b"Transfer-Encoding: chunked\r\n")
+        head.passed = b"HTTP/1.1%s\r\n%s" % (raw[8 : raw.index(b"\r\n")], fields)
     return head
 
 

@@ -50,7 +50,8 @@ class Tls:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         if self.certificate is not None:
-            context.load_cert_chain(self.certificate, self.key)
+            # An empty passphrase, or OpenSSL would ask at the terminal for that of an encrypted key.
+            context.load_cert_chain(self.certificate, self.key, password="")
         return context
 
 
@@ -100,7 +101,8 @@ class Server:
 
     def keep(self, connection: Upstream) -> None:
         """An exchange is over and its connection may carry another."""
-        if self.retired:
+        if self.retired or connection.transport.is_closing():
+            # One that has ended already would never be forgotten: nobody is told of its end a second time.
             connection.transport.close()
         else:
             connection.idle_since = 0.0

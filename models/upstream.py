@@ -47,6 +47,7 @@ class Upstream(asyncio.Protocol):
 
     __slots__ = (
         "_body",
+        "_ended",
         "_held",
         "_interims",
         "_reusable",
@@ -67,6 +68,7 @@ class Upstream(asyncio.Protocol):
         self.reused = False
         self.idle_since = 0.0
         self.method = b""
+        self._ended = False  # the server has said, and not the network, that nothing more comes
         self._held = b""
         self._body: Body | None = None
         self._reusable = True
@@ -134,6 +136,7 @@ class Upstream(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The server has said all it will say; the transport closes itself."""
+        self._ended = True
         self.server.forget(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -143,7 +146,8 @@ class Upstream(asyncio.Protocol):
         if receiver is None:
             return
         self.receiver = None
-        if self._tunnel or (exc is None and isinstance(self._body, UntilCloseBody)):
+        # Under TLS only the closing alert tells the end of such an answer (RFC 9112, 9.8), and only it calls eof_received.
+        if self._tunnel or (self._ended and exc is None and isinstance(self._body, UntilCloseBody)):
             receiver.more(b"", True)
         else:
             answered = self._body is not None or bool(self._held)
@@ -177,6 +181,7 @@ class Upstream(asyncio.Protocol):
                 self._held = data
                 return
             self._held = b""
+            self._interims = 0
             start = len(head.raw)
             if head.status == 101:
                 self._tunnel = True

@@ -11,22 +11,18 @@ import contextlib
 import importlib
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from router.commands import offline, rollout
 from router.commands.failed import Failed
+from router.commands.options import ControlOption, JsonOption, ReasonOption, client_of, print_json
 from router.errors import RouterError, SettingsError, StartError
-
-if TYPE_CHECKING:
-    from router.commands.client import ControlClient
-
-DEFAULT_CONTROL = "http://127.0.0.1:8001"
 
 app = typer.Typer(
     name="bluegreen",
@@ -36,12 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ControlOption = Annotated[
-    str | None,
-    typer.Option("--control", metavar="URL", help=f"The control API; else BLUEGREEN_CONTROL, else {DEFAULT_CONTROL}."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the history.")]
+app.add_typer(rollout.app, name="rollout")
 
 
 @app.callback()
@@ -54,7 +45,9 @@ def _global(ctx: typer.Context, control: ControlOption = None) -> None:
 
 @app.command()
 def demo(
-    duration: Annotated[float, typer.Option("--duration", metavar="S", min=1, help="Seconds of traffic, about.")] = 60.0,
+    duration: Annotated[
+        float, typer.Option("--duration", metavar="S", min=1, help="Seconds of traffic, about; from 60 on with two rollouts.")
+    ] = 90.0,
     as_json: JsonOption = False,
 ) -> None:
     """Train two models, serve them, and walk through a comparison, a split, a failure and a switch back."""
@@ -99,7 +92,7 @@ def check(
     settings = load_settings(config)
     require_token(settings, read_token(settings.control_token_file))
     if as_json:
-        _print_json(settings.to_json())
+        print_json(settings.to_json())
         return
     plan = settings.first_plan()
     green = f"green {plan.green.name} at {plan.split.green_percent:g} %" if plan.green else "no green yet"
@@ -130,7 +123,7 @@ def switch(
     """Send all live traffic to one colour, at once. Returns when that holds on every worker."""
     if to not in ("blue", "green"):
         raise typer.BadParameter(f"{to!r} is no colour: blue or green", param_hint="blue|green")
-    client = _client(ctx, control)
+    client = client_of(ctx, control)
     begin = time.perf_counter()
     done = client.post("/v1/switch", {"to": to, "reason": reason})
     spent = (time.perf_counter() - begin) * 1000
@@ -148,7 +141,7 @@ def split(
     control: ControlOption = None,
 ) -> None:
     """Give green a share of live traffic."""
-    plan = _client(ctx, control).post("/v1/split", {"green_percent": _plain(percent), "reason": reason})
+    plan = client_of(ctx, control).post("/v1/split", {"green_percent": _plain(percent), "reason": reason})
     share = plan["split"]["green_percent"]
     _tell(plan, as_json, f"green has {share:g} % of live traffic (revision {plan['revision']})")
 
@@ -162,7 +155,7 @@ def shadow(
     control: ControlOption = None,
 ) -> None:
     """Mirror a share of exchanges to the other arm and compare."""
-    plan = _client(ctx, control).post("/v1/shadow", {"percent": _plain(percent), "reason": reason})
+    plan = client_of(ctx, control).post("/v1/shadow", {"percent": _plain(percent), "reason": reason})
     _tell(plan, as_json, f"{plan['shadow']['percent']:g} % of exchanges are mirrored (revision {plan['revision']})")
 
 
@@ -179,7 +172,7 @@ def candidate(
     body: dict[str, Any] = {"servers": servers, "reason": reason}
     if name is not None:
         body["name"] = name
-    plan = _client(ctx, control).put("/v1/arms/green", body)
+    plan = client_of(ctx, control).put("/v1/arms/green", body)
     green = plan["green"]["name"]
     _tell(plan, as_json, f"green is {green}, with 0 % of live traffic (release {plan['release']}, revision {plan['revision']})")
 
@@ -192,7 +185,7 @@ def promote(
     control: ControlOption = None,
 ) -> None:
     """Make green's servers blue's. The old blue's stay in the green slot, so that a switch can go back."""
-    plan = _client(ctx, control).post("/v1/promote", {"reason": reason})
+    plan = client_of(ctx, control).post("/v1/promote", {"reason": reason})
     blue, green = plan["blue"]["name"], plan["green"]["name"]
     _tell(plan, as_json, f"{blue} is blue and has all live traffic; {green} waits as green (revision {plan['revision']})")
 
@@ -210,10 +203,10 @@ def status(
     """Show what holds, who is well and what was counted."""
     if watch and as_json:
         raise typer.BadParameter("--json prints one document; leave --watch out", param_hint="--watch")
-    client = _client(ctx, control)
+    client = client_of(ctx, control)
     document = client.get("/v1/status")
     if as_json:
-        _print_json(document)
+        print_json(document)
         return
     from router.commands import tables
 
@@ -232,18 +225,23 @@ def status(
 @app.command()
 def evidence(ctx: typer.Context, as_json: JsonOption = False, control: ControlOption = None) -> None:
     """Show what the shadow found about green, and the verdict."""
-    _show(_client(ctx, control).get("/v1/evidence"), as_json, "evidence")
+    _show(client_of(ctx, control).get("/v1/evidence"), as_json, "evidence")
 
 
 @app.command()
 def history(
     ctx: typer.Context,
     last: Annotated[int | None, typer.Option("--last", metavar="N", min=1, help="Only the newest N entries.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the chain of promotion records instead.")] = False,
     as_json: JsonOption = False,
     control: ControlOption = None,
 ) -> None:
     """Show who changed what, when and why, oldest first."""
-    _show(_client(ctx, control).get("/v1/history", {"last": last} if last else None), as_json, "history")
+    if verify:
+        found = rollout.verified(client_of(ctx, control))
+        _tell(found, as_json, "" if as_json else rollout.verified_words(found))
+        raise typer.Exit(0 if found["whole"] else 1)
+    _show(client_of(ctx, control).get("/v1/history", {"last": last} if last else None), as_json, "history")
 
 
 @app.command()
@@ -255,8 +253,47 @@ def pairs(
     control: ControlOption = None,
 ) -> None:
     """Show recorded pairs: the request, both answers and the difference (with --json), newest first."""
-    document = _client(ctx, control).get("/v1/pairs", {"disagreeing": disagreeing, "limit": limit})
+    document = client_of(ctx, control).get("/v1/pairs", {"disagreeing": disagreeing, "limit": limit})
     _show(document, as_json, "pairs")
+
+
+@app.command()
+def report(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE.html", help="Where to write it.")],
+    as_json: JsonOption = False,
+    control: ControlOption = None,
+) -> None:
+    """Write one self-contained page for the meeting where the decision is made."""
+    from router.report import write_report
+
+    api = client_of(ctx, control)
+    evidence, status = api.get("/v1/evidence"), api.get("/v1/status")
+    history = api.get("/v1/history", {"last": 50})["history"]
+    pairs = api.get("/v1/pairs", {"disagreeing": True, "limit": 20})["pairs"]
+    try:
+        write_report(file, evidence, status, history, pairs)
+    except OSError as error:
+        raise Failed(f"cannot write {file}: {error.strerror}; name a file in a folder that you may write to") from None
+    _tell({"file": str(file)}, as_json, f"{file} is written: open it in a browser")
+
+
+@app.command()
+def feedback(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV or JSON lines, or - for standard input.")],
+    as_json: JsonOption = False,
+    control: ControlOption = None,
+) -> None:
+    """Tell the router what was true: labels or rewards for answered requests, by request_id or by unit."""
+    from router.commands import feedback as rows
+
+    report = rows.send(client_of(ctx, control), file, quiet=as_json)
+    _tell(report, as_json, rows.told(report))
+
+
+for command in offline.COMMANDS:
+    app.command()(command)
 
 
 # --- how commands speak ---------------------------------------------------------------------------------------------------
@@ -293,12 +330,6 @@ def foreign_package() -> str | None:
     return None
 
 
-def _client(ctx: typer.Context, control: str | None) -> ControlClient:
-    from router.commands.client import ControlClient
-
-    return ControlClient(control or ctx.obj or os.environ.get("BLUEGREEN_CONTROL") or DEFAULT_CONTROL)
-
-
 def _plain(percent: float) -> float | int:
     """The number as JSON can carry it and as its writer would write it: 10, not 10.0."""
     if not math.isfinite(percent):
@@ -308,23 +339,19 @@ def _plain(percent: float) -> float | int:
 
 def _tell(document: dict[str, Any], as_json: bool, line: str) -> None:
     if as_json:
-        _print_json(document)
+        print_json(document)
     else:
         print(line)
 
 
 def _show(document: dict[str, Any], as_json: bool, table: str) -> None:
     if as_json:
-        _print_json(document)
+        print_json(document)
         return
     from router.commands import tables
 
     render: Callable[[dict[str, Any]], Any] = getattr(tables, table)
     tables.console().print(render(document))
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    print(json.dumps(document, indent=2))
 
 
 def _fail(line: str) -> int:

@@ -1,10 +1,10 @@
 """From frames to the prediction log: who met which arm, under which plan, and what came of it.
 
 Each frame becomes one row: the unit as the split key names it, the arm that the plan gave the request to, and how it ended. The
-arm is the one *meant*, whoever answered in the end: a request that blue answered because green failed, or because green's breaker
-was open, stays green's, or a failing green would look as good as blue. With a key that is recomputed from the hash. While
-traffic is split the answer is read as well, so that a label can be held against it; for mirrored pairs what both arms decided
-comes from the comparison, which has read both.
+arm is the one *meant*, whoever answered in the end: a request that blue answered because green failed, or because green's
+breaker was open, stays green's, or a failing green would look as good as blue. With a key that is recomputed from the hash.
+While traffic is split the answer is read as well, so that a label can be held against it; for mirrored pairs what both arms
+decided comes from the comparison, which has read both.
 
 Rows are gathered and written by a thread twice a second. What cannot be written is kept and tried again, up to a bound.
 """
@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass
+from hashlib import blake2b
 from time import monotonic, time
 from typing import Final
 
@@ -27,7 +28,7 @@ from router.errors import PlanError, Unavailable
 from router.plan import Plan
 from router.proxy.routing import KeyOf, key_reader
 from router.split import bucket, green_buckets
-from router.store.exposures import FELL_BACK, KEYED, RETRY, Decisions, ExposureLog, ExposureRow
+from router.store.exposures import FELL_BACK, KEYED, RETRY, SCHEME_SHIFT, Decisions, ExposureLog, ExposureRow
 from router.unit_names import UnitNames
 from shadow import frame as frames
 from shadow.answers import Reading
@@ -46,20 +47,25 @@ _GREEN: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class _Assignment:
-    """How a plan revision assigns: green's share (0 to 1) in 10,000 `buckets`, and by which key, if any."""
+    """How a plan revision assigns: green's share (0 to 1) in 10,000 `buckets`, and by which key, if any. `scheme` is a number
+    for the key and the salt.
+    """
 
     share: float
     buckets: int
     key_of: KeyOf | None
     salt: bytes
+    scheme: int
 
     @classmethod
     def of(cls, plan: Plan) -> _Assignment:
         buckets = green_buckets(plan.split.green_percent) if plan.green is not None else 0
-        return cls(buckets / 10_000, buckets, key_reader(plan.split.key), plan.split.salt.encode())
+        key, salt = plan.split.key, plan.split.salt.encode()
+        scheme = int.from_bytes(blake2b(f"{key}\0".encode() + salt, digest_size=2).digest(), "big") if key is not None else 0
+        return cls(buckets / 10_000, buckets, key_reader(key), salt, scheme)
 
 
-_UNKNOWN: Final = _Assignment(0.0, 0, None, b"")
+_UNKNOWN: Final = _Assignment(0.0, 0, None, b"", 0)
 
 
 class Exposures:
@@ -114,7 +120,7 @@ class Exposures:
         unit, green = None, frame.colour == _GREEN or bool(frame.flags & frames.FELL_BACK)
         flags = RETRY if _is_retry(frame.request_head) else 0
         if assigned.key_of is not None:
-            flags |= KEYED
+            flags |= KEYED | assigned.scheme << SCHEME_SHIFT
             key = assigned.key_of(head, self._request_body(frame, head))
             if key is not None:
                 unit = self._names.name(key)
@@ -185,6 +191,10 @@ class Exposures:
         self._revisions[revision] = assigned
         while len(self._revisions) > _REVISIONS:
             self._revisions.popitem(last=False)
+
+    def counts(self) -> dict[str, int]:
+        """What did not come into the log since the shadow's start, by reason."""
+        return {"lost": self.lost, "unreadable": self.unreadable, "repeated_ids": self.repeated}
 
     # --- writing ---
 

@@ -1,9 +1,9 @@
 """Rows of feedback from text: JSON, JSON lines or CSV, each row checked by itself.
 
-Ground truth comes from exports of other systems, and exports have bad rows. So a row that cannot be used is refused with its line
-and the reason, and the rest is taken; only a text of which nothing can be used (no JSON list, a CSV file without the columns) is
-refused as a whole. A row names a request by `request_id` or a unit of the split by `unit` (with `at`, if it is about the time
-before a later exposure), and gives a `label`, a `reward`, or both. Other columns are left aside.
+Ground truth comes from exports of other systems, and exports have bad rows. So a row that cannot be used is refused with its
+line and the reason, and the rest is taken; only a text of which nothing can be used (no JSON list, a CSV file without the
+columns) is refused as a whole. A row names a request by `request_id` or a unit of the split by `unit` (with `at`, if it is
+about the time before a later exposure), and gives a `label`, a `reward`, or both. Other columns are left aside.
 
 One line is one row: quoted fields may hold commas and quotes, but no line ends. Nothing here writes anything.
 """
@@ -40,7 +40,9 @@ class FeedbackError(RouterError):
 
 
 class RowReader:
-    """Checks single rows. `line` in what it makes is what it is told; a row that is refused raises ValueError with the reason."""
+    """Checks single rows. `line` in what it makes is what it is told; a row that is refused raises ValueError with the
+    reason.
+    """
 
     def __init__(self, names: UnitNames) -> None:
         self._names = names
@@ -185,13 +187,16 @@ class _Columns:
 
     def __init__(self, line: str) -> None:
         self.delimiter = max(",;\t", key=line.count)
-        names = [name.strip().lower() for name in self.cut(line)]
+        try:
+            names = [name.strip().lower() for name in self.cut(line)]
+        except ValueError:
+            raise FeedbackError("the first line, which names the columns, has a quote that does not end") from None
         self.count = len(names)
         self.places = tuple(names.index(column) if column in names else None for column in COLUMNS)
         found = {column for column, place in zip(COLUMNS, self.places, strict=True) if place is not None}
         if not found & {"request_id", "unit"} or not found & {"label", "reward"}:
             raise FeedbackError(
-                f"the first line must name the columns, among them request_id or unit, and label or reward; it is {line[:100]!r}"
+                f"the first line must name the columns, with request_id or unit, and label or reward; it is {line[:100]!r}"
             )
 
     def cut(self, line: str) -> list[str]:

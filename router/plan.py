@@ -8,7 +8,6 @@ blue: a new green, or a promotion, starts the next one with empty evidence.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -113,6 +112,8 @@ def parse_plan(value: object) -> Plan:
     except ArmError as error:
         raise PlanError(str(error)) from None
     change = value.get("change") or {}
+    if not isinstance(change, Mapping):
+        raise PlanError("change: must be an object with who, when, action and why")
     plan = Plan(
         revision=_count(value.get("revision", 0), "revision"),
         release=_count(value.get("release", 1), "release"),
@@ -190,8 +191,8 @@ def written(plan: Plan, previous: Plan | None, change: Change) -> Plan:
 
 def percent(value: object, what: str, *, step: bool = False) -> float:
     """A percentage from 0 to 100, with `step` a multiple of 0.01. Raises PlanError that names `what`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 100:
-        raise PlanError(f"{what}: must be a number from 0 to 100, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
+        raise PlanError(f"{what}: must be a number from 0 to 100, got {repr(value)[:40]}")
     if step and abs(value * 100 - round(value * 100)) > 1e-6:
         raise PlanError(f"{what}: must be a multiple of 0.01, got {value!r}")
     return round(float(value), 6)

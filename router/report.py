@@ -36,8 +36,8 @@ CAPTIONS: Final = {
     "latency_curves": "Of pairs whose two twins were sent from one place in random order. To the right: the slowest answers.",
     "latency_differences": "To the right of 0 green is slower. Dotted: not yet enough pairs for a bound on that side.",
     "drift": "The shares in which both arms give their predictions, one item of each request.",
-    "slices": "Orange is where fewer pairs agree than asked for, or than blue's own noise explains, and looking at so many slices "
-    "does not explain it.",
+    "slices": "Orange: fewer pairs agree than asked for, or than blue's own noise explains, and looking at so many slices does "
+    "not explain it.",
     "left_out": "Exchanges that were sampled and for which there is no comparison.",
 }
 _WIDE: Final = frozenset({"agreement", "confusion", "slices"})
@@ -206,7 +206,7 @@ def _range(ci: Sequence[float | None], shown: Any) -> str:
 
 
 def _points(share: float) -> str:
-    return f"{100 * share:+.2f} points"
+    return f"{100 * share:+.{1 if abs(share) >= 0.1 else 2}f} points"
 
 
 def _plus(value: float) -> str:

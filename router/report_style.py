@@ -41,6 +41,7 @@ th, td { text-align: left; padding: 7px 14px 7px 20px; border-bottom: 1px solid 
 tr:last-child td { border-bottom: 0; }
 th { font-weight: 600; color: var(--quiet); font-size: 13px; white-space: nowrap; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; } th.n { text-align: right; }
+td.when { white-space: nowrap; font-variant-numeric: tabular-nums; }
 td.how { color: var(--quiet); font-size: 13px; min-width: 260px; }
 details summary { cursor: pointer; color: var(--blue); }
 pre { background: var(--code); border-radius: 6px; padding: 10px 12px; margin: 6px 0; overflow-x: auto; max-height: 220px;

@@ -20,6 +20,7 @@ Document = Mapping[str, Any]
 MAX_DISAGREEMENTS: Final = 20
 MAX_HISTORY: Final = 20
 _MAX_BODY: Final = 2_000
+_STATES: Final = {"pass": "green", "fail": "bad"}
 
 AGREEMENT: Final = "share of pairs in which both say the same; exact Bernoulli confidence sequence"
 NOISE: Final = "the same, blue's first answer against its second"
@@ -111,7 +112,7 @@ def disagreements(pairs: Sequence[Document]) -> str:
             parts.append(("Blue, second answer", content["again"]))
         shown = "".join(f"<strong>{name}</strong> {_told(part)}<pre>{_body(part)}</pre>" for name, part in parts)
         rows.append(
-            f"<tr><td class=n>{_moment(pair['when'])}</td><td>{_text(str(pair['disagreement'] or 'differs'))}"
+            f"<tr><td class=when>{_moment(pair['when'])}</td><td>{_text(str(pair['disagreement'] or 'differs'))}"
             f"<details><summary>{_text(str(content.get('method', '')))} {_text(str(content.get('path', ''))[:120])}</summary>"
             f"{shown}</details></td><td class=n>{times}</td><td><code>{_text(str(pair['request_id']))}</code></td></tr>"
         )
@@ -140,19 +141,22 @@ def dropped(evidence: Document) -> str:
 
 
 def gates(found: Iterable[Document]) -> str:
-    """The gates of a verdict, where there are any."""
-    rows = [
-        f"<tr><td>{_text(str(gate.get('name', '')))}</td><td>{_text(str(gate.get('state', gate.get('verdict', ''))))}</td>"
-        f"<td>{_text(str(gate.get('reason', gate.get('words', ''))))}</td></tr>"
-        for gate in found
-    ]
-    return f"<table><tr><th>Gate</th><th>State</th><th>Why</th></tr>{''.join(rows)}</table>" if rows else ""
+    """The gates of a verdict, where there are any: what each says, out of how many, and in its words what it still lacks."""
+    rows = []
+    for gate in found:
+        state = str(gate["state"])
+        rows.append(
+            f'<tr><td>{_text(str(gate["name"]))}</td><td class="{_STATES.get(state, "quiet")}">{_text(state)}</td>'
+            f"<td class=n>{gate.get('n') or 0:,}</td><td>{_text(str(gate.get('detail') or ''))}</td></tr>"
+        )
+    head = "<tr><th>Gate</th><th>State</th><th class=n>n</th><th>In words</th></tr>"
+    return f"<table>{head}{''.join(rows)}</table>" if rows else ""
 
 
 def history_table(history: Sequence[Document]) -> str:
     """The newest changes, newest first."""
     rows = [
-        f"<tr><td class=n>{_moment(entry['when'])}</td><td>{_text(str(entry.get('action', '')))}</td>"
+        f"<tr><td class=when>{_moment(entry['when'])}</td><td>{_text(str(entry.get('action', '')))}</td>"
         f"<td>{_text(str(entry.get('who', '')))}</td><td>{_text(str(entry.get('why', '')))}</td></tr>"
         for entry in list(history)[-MAX_HISTORY:][::-1]
     ]

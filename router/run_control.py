@@ -26,10 +26,14 @@ from router.api_token import read_token
 from router.control.api import build_app
 from router.control.feedback_calls import FEEDBACK_LIMIT, FEEDBACK_PATH, feedback_routes
 from router.control.plans import Control
+from router.control.recording_calls import recording_routes
+from router.control.rollout_calls import rollout_routes
+from router.control.status import is_listening
 from router.errors import PlanError, RouterError, SettingsError, StartError
 from router.page import PlanPage
 from router.process import die_with_parent
 from router.quantities import is_loopback
+from router.rollout.runner import Rollouts
 from router.state import StateDir
 from router.store.exposures import ExposureLog
 from router.store.store import Store
@@ -84,18 +88,27 @@ def _run(state: StateDir, listener: socket.socket) -> int:
     except PlanError as error:
         raise StartError(str(error)) from None
     host = listener.getsockname()[0]
+    rollouts = Rollouts(control, settings, lambda: is_listening(state.tap))
     names = unit_names(state.unit_secret, plain=bool(settings["predictions"]["plain_units"]))
     app = build_app(
         control,
         tap=state.tap,
         token=token,
         loopback=is_loopback(host),
-        more=[feedback_routes(ExposureLog(store), names)],
+        judge=rollouts.judge,
+        rollout=rollouts.brief,
+        more=[
+            feedback_routes(ExposureLog(store), names),
+            recording_routes(state),
+            rollout_routes(rollouts, control.now),
+        ],
         body_limits={FEEDBACK_PATH: FEEDBACK_LIMIT},
     )
+    rollouts.start()
     try:
         uvloop.run(_serve(app, listener))
     finally:
+        rollouts.stop()
         store.close()
     return 0
 

@@ -17,8 +17,9 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
-from time import monotonic, time
+from time import monotonic, thread_time, time
 from typing import Any
 
 import uvloop
@@ -29,9 +30,11 @@ from router.counters import release_counts
 from router.errors import PlanError, StartError
 from router.page import PlanPage
 from router.plan import Plan, read_plan
+from router.prediction_log import PredictionLog
 from router.process import die_with_parent
 from router.proxy.options import read_options
 from router.proxy.tap import short_path
+from router.recordings import Spool
 from router.state import StateDir
 from router.store.store import RecordedPair, Store
 from router.workers import Workers
@@ -44,7 +47,11 @@ from shadow.observation import Observation
 _log = logging.getLogger("shadow")
 
 SWEEP_SECONDS = 0.05
-SNAPSHOT_SECONDS = 0.25
+SNAPSHOT_SECONDS = 0.5
+# Intervals over many slices take tens of milliseconds: then evidence is saved less often, so that saving takes no more than
+# this share of a core, but often enough that a `kill -9` costs less than a second of it.
+SAVING_SHARE = 0.03
+LATEST_SECONDS = 0.8
 QUIET_SECONDS = 1.0  # without frames, after which what is missing will not come any more
 PRUNE_SECONDS = 60.0
 
@@ -81,6 +88,8 @@ class Shadow:
         self._release = 0
         self._evidence_options = EvidenceOptions.from_settings(self._settings)
         self._evidence = Evidence(0, self._evidence_options)
+        self._predictions = PredictionLog(state, self._store, self._settings, self._evidence_options)
+        self._spool = Spool(state, self._evidence_options.record.redact)
         options = read_options(self._settings)
         shadow = self._settings.get("shadow", {})
         tls: Tls = options.upstream_tls
@@ -89,13 +98,17 @@ class Shadow:
             answer_bytes=options.mirroring.body,
             connect_timeout=options.timeouts.connect,
             answer_timeout=options.timeouts.first_byte,
+            keep_alive=options.timeouts.upstream_keep_alive,
+            queue_bytes=options.mirroring.queue,
             tls=tls.context(),
             server_name=tls.server_name,
         )
         self._mirror = Mirror(self._bounds, self._observed, self._let_go)
         self._frame_at = 0.0
         self._saved_at = 0.0
+        self._save_every = SNAPSHOT_SECONDS
         self._changed = False
+        self._all_logged = False  # also exchanges that are not mirrored belong into the prediction log
 
     async def run(self) -> None:
         """Serve until SIGTERM."""
@@ -109,16 +122,21 @@ class Shadow:
         path = self._state.tap
         path.unlink(missing_ok=True)
         with short_path(path) as name:
-            server = await loop.create_unix_server(lambda: Intake(self._take), name)
+            server = await loop.create_unix_server(lambda: Intake(self._take, self._refuses), name)
         path.chmod(0o600)
         gc.collect()
         gc.freeze()
+        # A pair is made of hundreds of short-lived containers, none of them in a cycle: looking for cycles after every 700 of
+        # them costs several per cent and finds nothing.
+        gc.set_threshold(50_000, 20, 20)
         sweeper = spawn(self._sweep(), "sweep")
         _log.info("listening; release %d, %d pairs so far", self._release, self._evidence.pairs)
         await stop.wait()
         sweeper.cancel()
         server.close()
         self._mirror.close()
+        self._spool.close()
+        await self._predictions.close()
         self._save()
         self._store.close()
 
@@ -128,15 +146,28 @@ class Shadow:
         if self._page.word[0] != self._seen:
             self._obey_plan()
         self._frame_at = monotonic()
+        self._predictions.take(frame)
+        if self._spool.recording:
+            self._spool.take(frame)
         if frame.flags & LOGGED_ONLY:
             return
         self._changed = True
         self._mirror.take(frame)
 
+    def _refuses(self, release: int, flags: int) -> bool:
+        """Whether a frame is let go before it is decoded: the mirror has no place for it, and nobody else wants it."""
+        if flags & LOGGED_ONLY or self._all_logged or self._spool.recording or self._page.word[0] != self._seen:
+            return False
+        if not self._mirror.refuses(release, flags):
+            return False
+        self._frame_at = monotonic()
+        return True
+
     def _observed(self, observation: Observation) -> None:
         self._changed = True
         if observation.release == self._release:
             self._evidence.observe(observation)
+            self._predictions.compared(observation, self._evidence.readings)
 
     def _let_go(self, release: int, reason: str) -> None:
         self._changed = True
@@ -151,24 +182,22 @@ class Shadow:
         except (StartError, PlanError) as error:
             _log.error("the plan page cannot be read: %s", error)
             return
+        self._predictions.obey(plan)
+        # Of split traffic every exchange counts, and which are left out must not depend on what the mirror has to do.
+        split = plan.green is not None and 0.0 < plan.split.green_percent < 100.0
+        self._all_logged = split and int(self._settings.get("predictions", {}).get("rows", 0)) > 0
         if plan.release != self._release:
             self._begin_release(plan)
         share = plan.shadow
-        bounds = self._bounds
         self._mirror.configure(
             plan.release,
             plan.blue,
             plan.green,
-            MirrorOptions(
+            replace(
+                self._bounds,
                 max_in_flight=share.max_in_flight,
                 waiting=4 * share.max_in_flight,
                 noise_percent=share.noise_percent,
-                max_per_second=bounds.max_per_second,
-                answer_bytes=bounds.answer_bytes,
-                connect_timeout=bounds.connect_timeout,
-                answer_timeout=bounds.answer_timeout,
-                tls=bounds.tls,
-                server_name=bounds.server_name,
             ),
         )
 
@@ -193,6 +222,9 @@ class Shadow:
         if missing > 0:
             self._evidence.drop(reason, missing)
             self._changed = True
+        elif missing < 0 and self._evidence.take_back(reason, -missing):
+            # What had been given up for lost did come in the end.
+            self._changed = True
 
     # --- the sweep ---
 
@@ -204,10 +236,13 @@ class Shadow:
                 if self._page.word[0] != self._seen:
                     self._obey_plan()
                 self._mirror.sweep()
+                if self._predictions.sweep():
+                    self._changed = True
+                self._spool.sweep(time())
                 now = monotonic()
                 if now - self._frame_at > QUIET_SECONDS and not self._mirror.busy:
                     self._reckon("lost with a worker")
-                if self._changed and now - self._saved_at >= SNAPSHOT_SECONDS:
+                if self._changed and now - self._saved_at >= self._save_every:
                     self._save()
                 if now - pruned > PRUNE_SECONDS:
                     pruned = now
@@ -219,12 +254,15 @@ class Shadow:
     def _save(self) -> None:
         self._changed = False
         self._saved_at = monotonic()
+        began = thread_time()
         now = time()
         evidence = self._evidence
         records = evidence.take_records(now)
         if records:
             evidence.kept(self._store.add_pairs([RecordedPair(**record) for record in records], evidence.forget))
-        self._store.save_evidence(self._release, evidence.snapshot(now), now, evidence.state())
+        snapshot = {**evidence.snapshot(now), **self._predictions.sections(self._release)}
+        self._store.save_evidence(self._release, snapshot, now, evidence.state())
+        self._save_every = min(max(SNAPSHOT_SECONDS, (thread_time() - began) / SAVING_SHARE), LATEST_SECONDS)
 
     def _prune(self) -> None:
         record = self._settings.get("record", {})
@@ -233,6 +271,7 @@ class Shadow:
             disagreements=int(record.get("disagreements", 1000)),
             others=int(record.get("others", 1000)),
         )
+        self._predictions.prune()
 
 
 if __name__ == "__main__":

@@ -28,15 +28,16 @@ from router import counters as c
 from router.counters import CounterPage
 from router.errors import StartError
 from router.page import PlanPage
-from router.process import die_with_parent
+from router.process import die_with_parent, give_back_memory
 from router.proxy.downstream import Downstream
-from router.proxy.gateway import Gateway
+from router.proxy.gateway import DRAIN_GRACE_SECONDS, Gateway
 from router.proxy.options import ListenTls, ProxyOptions, read_options
 from router.proxy.tap import Tap
 from router.state import StateDir
 
 _log = logging.getLogger("worker")
-_CERTIFICATE_CHECK_SECONDS = 2.0
+_CERTIFICATE_CHECK_SECONDS = 1.0
+_TRIM_SECONDS = 10.0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -99,6 +100,8 @@ class Worker:
                     sock=_inherited(self._tls_fd),
                     backlog=4096,
                     ssl=self._certificate.context,
+                    # A handshake is the beginning of a head, and until it is over no limit on connections knows of it.
+                    ssl_handshake_timeout=options.timeouts.head,
                 )
             )
         # What exists now lives as long as the process; the collector need not look at it again.
@@ -114,7 +117,9 @@ class Worker:
         await asyncio.sleep(0.02)
         for server in servers:
             server.close()
-        while not gateway.drained:  # noqa: ASYNC110  also true by a deadline, which no event announces
+        # Who is still shaking hands is not known to the gateway yet, and gets the grace that an idle connection has.
+        grace_ends = perf_counter() + (DRAIN_GRACE_SECONDS if self._certificate is not None else 0.0)
+        while not gateway.drained or perf_counter() < grace_ends:  # noqa: ASYNC110  times pass, which no event announces
             await asyncio.sleep(0.01)
         sweeper.cancel()
         gateway.finish()
@@ -131,8 +136,8 @@ class Worker:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             _log.error("the settings were not reread: %s", error)
             return
-        if self._certificate is not None:
-            self._certificate.reload()
+        if self._certificate is not None and options.listen_tls is not None:
+            self._certificate.reload(options.listen_tls)
         _log.info("settings reread")
 
     def _watch_nudges(self, loop: asyncio.AbstractEventLoop, gateway: Gateway) -> None:
@@ -151,10 +156,13 @@ class Worker:
         loop.add_reader(handle, nudged)
 
     async def _sweep(self, gateway: Gateway) -> None:
-        checked = perf_counter()
+        checked = trimmed = perf_counter()
         while True:
             try:
                 gateway.sweep()
+                if perf_counter() - trimmed > _TRIM_SECONDS:
+                    trimmed = perf_counter()
+                    give_back_memory()
                 if self._certificate is not None and perf_counter() - checked > _CERTIFICATE_CHECK_SECONDS:
                     checked = perf_counter()
                     self._certificate.reload_if_changed()
@@ -165,33 +173,40 @@ class Worker:
 
 
 class Certificate:
-    """The certificate of the TLS port; new handshakes use a new file as soon as it is there."""
+    """The certificate of the TLS port; a handshake that begins after a new one is there gets to see the new one.
+
+    The port keeps one context for ever. A new pair goes into a context of its own, to which each handshake is moved as it
+    begins: by the server-name callback, which OpenSSL also calls when the client names none. Loading it into the port's context
+    would not do: OpenSSL keeps one certificate for each type of key, so an RSA one would stay in force beside the ECDSA one
+    that replaced it.
+    """
 
     def __init__(self, files: ListenTls) -> None:
         self._files = files
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self.context.set_alpn_protocols(["http/1.1"])
-        self.context.load_cert_chain(files.certificate, files.key)
         self._stamp = self._stamps()
+        self.context = self._present = certificate_context(files)
+        self.context.sni_callback = self._show
 
     def reload_if_changed(self) -> None:
         """Load the files again when either has another time or size."""
         if self._stamps() != self._stamp:
-            self.reload()
+            self.reload(self._files)
 
-    def reload(self) -> None:
-        """Load the files again; a pair that does not fit (one of them not yet replaced) leaves the present one in force."""
-        stamp = self._stamps()
+    def reload(self, files: ListenTls) -> None:
+        """Load these files; a pair that cannot be used (one of them not yet replaced) leaves the present one in force."""
+        self._files = files
+        # Also when it fails: what is broken is told once, and looked at again when it has changed.
+        self._stamp = self._stamps()
         try:
-            # Tried on a context of its own first: a certificate without its key would break the one in use.
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._files.certificate, self._files.key)
-            self.context.load_cert_chain(self._files.certificate, self._files.key)
-        except (OSError, ssl.SSLError) as error:
+            self._present = certificate_context(files)
+        except OSError as error:
             _log.error("the certificate was not reloaded: %s", error)
             return
-        self._stamp = stamp
         _log.info("certificate reloaded")
+
+    def _show(self, handshake: ssl.SSLObject, _name: str, context: ssl.SSLContext) -> None:
+        if context is not self._present:
+            handshake.context = self._present
 
     def _stamps(self) -> tuple[tuple[int, int], ...]:
         try:
@@ -199,6 +214,16 @@ class Certificate:
         except OSError:
             return ()
         return tuple((s.st_mtime_ns, s.st_size) for s in stats)
+
+
+def certificate_context(files: ListenTls) -> ssl.SSLContext:
+    """A server's context with this certificate: TLS 1.2 at least, HTTP/1.1 alone. Raises OSError (ssl.SSLError among them)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    # An empty passphrase, or OpenSSL would ask at the terminal for that of an encrypted key.
+    context.load_cert_chain(files.certificate, files.key, password="")
+    return context
 
 
 def _raise_file_limit() -> None:

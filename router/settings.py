@@ -123,12 +123,20 @@ class PredictionsSettings(_Group):
 
     percent: Percent = Field(
         default=100.0,
-        description="Share of live exchanges that are logged while traffic is split between the arms; mirrored ones always are.",
+        description="Share of live exchanges that are logged while traffic is split between the arms; mirrored ones always.",
     )
     keep: Duration = Field(default=7 * 86400.0, description="Rows older than this are removed.")
     rows: Whole = Field(default=10**6, ge=0, le=10**9, description="Rows kept at most; 0: no prediction log.")
     pending: Duration = Field(default=3600.0, description="How long feedback waits for a request that is not in the log yet.")
     plain_units: Flag = Field(default=False, description="true: keep the split key as it is; false: its hash alone.")
+    reward_low: Real = Field(default=0.0, ge=-1e12, le=1e12, description="The least that a reward can be; less counts as this.")
+    reward_high: Real = Field(default=1.0, ge=-1e12, le=1e12, description="The most that a reward can be; more counts as this.")
+
+    @model_validator(mode="after")
+    def _bounded(self) -> PredictionsSettings:
+        if self.reward_low >= self.reward_high:
+            raise ValueError(f"reward_low must be below reward_high, got {self.reward_low:g} and {self.reward_high:g}")
+        return self
 
 
 class FallbackSettings(_Group):

@@ -44,6 +44,11 @@ class StateDir:
         return self.path / "unit.secret"
 
     @property
+    def recordings(self) -> Path:
+        """The folder of recordings under way (router/recordings.py)."""
+        return self.run / "recordings"
+
+    @property
     def lock(self) -> Path:
         """The file whose lock the one router on this directory holds."""
         return self.path / "lock"

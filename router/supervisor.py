@@ -18,12 +18,14 @@ import os
 import select
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from models.pool import Tls
 from router.counters import PID as PID_WORD
 from router.counters import CounterPage
 from router.errors import SettingsError, StartError
@@ -86,19 +88,22 @@ class Supervisor:
         self._children: list[Child] = []
         self._plan: Plan | None = None
         self._address: tuple[str, int] = ("", 0)
+        self._tls_address: tuple[str, int] | None = None
         self._control_address: tuple[str, int] = ("", 0)
         self._ending = False
 
     def prepare(self, *, reseed: bool) -> None:
         """Everything that can fail for the user's reasons, before any process runs. Raises StartError."""
         settings, state = self._settings, self._state
+        check_tls_files(settings)
         sockets = open_ports(settings.listen, self._workers)
         self._address = sockets[0].getsockname()[:2]
         tls = settings.listen_tls
         tls_sockets = open_ports(tls.listen, self._workers) if tls is not None else []
+        self._tls_address = tls_sockets[0].getsockname()[:2] if tls_sockets else None
         control = open_port(settings.control)
         self._control_address = control.getsockname()[:2]
-        state.settings_json.write_text(json.dumps(settings.to_json()))
+        state.settings_json.write_text(self._document(settings))
         state.settings_json.chmod(0o600)
         self._seed(reseed)
         parent = ["--state", str(state.path), "--parent", str(os.getpid())]
@@ -112,10 +117,6 @@ class Supervisor:
             page.close()
             mine = [sockets[slot], *tls_sockets[slot : slot + 1]]
             self._children.append(Child(f"worker-{slot}", "router.run_worker", [*parent, "--slot", str(slot)], mine))
-        # Pages of workers that no longer run: their counts stay, but nobody must take them for living.
-        for old in state.counters_dir.glob("*.page"):
-            if old.stem.isdigit() and int(old.stem) >= self._workers:
-                old.unlink()
 
     def run(self) -> int:
         """Start all, watch, and end all on a signal."""
@@ -147,6 +148,11 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             os.close(wake)
             os.close(ring)
+
+    def _document(self, settings: Settings) -> str:
+        """The settings for the children; `directory` is where the configuration's own Python modules are looked for."""
+        directory = str((self._config or Path("bluegreen.yaml")).absolute().parent)
+        return json.dumps({**settings.to_json(), "directory": directory})
 
     # --- the first plan ---
 
@@ -197,14 +203,19 @@ class Supervisor:
                     for sock in child.sockets:
                         sock.close()
             if child.process is None and child.start_at <= now:
-                self._reopen(child)
-                self._start(child)
+                try:
+                    self._reopen(child)
+                except StartError as error:
+                    _log.error("%s cannot be started: %s", child.name, error)
+                    child.start_at = now + MAX_BACK_OFF_SECONDS
+                else:
+                    self._start(child)
 
     def _reopen(self, child: Child) -> None:
         if child.module == "router.run_worker" and child.sockets[0].fileno() < 0:
-            tls = self._settings.listen_tls
-            addresses = [_join(self._address), *([tls.listen] if tls is not None else [])]
-            child.sockets = [_listening(address, shared=True) for address in addresses[: len(child.sockets)]]
+            # Where it listened before, also when the settings leave the port to the kernel.
+            addresses = [self._address, *([self._tls_address] if self._tls_address is not None else [])]
+            child.sockets = [_listening(_join(address), shared=True) for address in addresses]
 
     def _next_wait(self, told: bool) -> float | None:
         if not told:
@@ -225,8 +236,9 @@ class Supervisor:
     def _tell(self) -> None:
         assert self._plan is not None
         _log.info(
-            "serving http://%s with %d worker%s; control http://%s; state %s",
+            "serving http://%s%s with %d worker%s; control http://%s; state %s",
             _join(self._address),
+            f" and https://{_join(self._tls_address)}" if self._tls_address is not None else "",
             self._workers,
             "" if self._workers == 1 else "s",
             _join(self._control_address),
@@ -251,7 +263,7 @@ class Supervisor:
             _log.error("the configuration was not reread: %s", error)
             return
         fresh = self._state.settings_json.with_name("settings.json.new")
-        fresh.write_text(json.dumps(settings.to_json()))
+        fresh.write_text(self._document(settings))
         fresh.chmod(0o600)
         fresh.replace(self._state.settings_json)
         for child in self._children:
@@ -263,6 +275,11 @@ class Supervisor:
         workers = [c for c in self._children if c.module == "router.run_worker"]
         rest = [c for c in self._children if c.module != "router.run_worker"]
         _log.info("draining")
+        # The workers have copies of their own, on which they accept what waits; with ours gone, later clients are refused at
+        # once and can go elsewhere, instead of waiting for an answer that never comes.
+        for child in workers:
+            for sock in child.sockets:
+                sock.close()
         _stop(workers, self._settings.timeouts.drain + END_SECONDS)
         _stop(rest, END_SECONDS)
         _log.info("ended")
@@ -306,6 +323,35 @@ class _Lock:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._handle)
+
+
+# --- what a start depends on ---
+
+
+def check_tls_files(settings: Settings) -> None:
+    """Load every certificate once, as the workers will: one that cannot be used would end each of them. Raises StartError."""
+    upstream, listen = settings.upstream_tls, settings.listen_tls
+    ca, certificate, key = (str(path) if path else None for path in (upstream.ca, upstream.certificate, upstream.key))
+    try:
+        Tls(ca, certificate, key).context()
+    except OSError as error:
+        raise StartError(f"upstream_tls: a file cannot be used ({_reason(error)}): {_PEM}") from None
+    if listen is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(listen.certificate, listen.key, password="")
+    except OSError as error:
+        raise StartError(
+            f"listen_tls: {listen.certificate} and {listen.key} cannot be used ({_reason(error)}): {_PEM}"
+        ) from None
+
+
+_PEM = "give a certificate (chain) in PEM and the key that belongs to it, without passphrase"
+
+
+def _reason(error: OSError) -> str:
+    """The words of OpenSSL or of the system, without the place in the source."""
+    return str(getattr(error, "reason", None) or error.strerror or error).lower().replace("_", " ")
 
 
 # --- ports ---

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import tempfile
 from hashlib import blake2b
 from pathlib import Path
 
@@ -44,19 +45,20 @@ def unit_names(path: Path, *, plain: bool) -> UnitNames:
     except OSError as error:
         raise StartError(f"cannot use the units' secret {path}: {error.strerror}") from None
     if len(secret) != SECRET_BYTES:
-        raise StartError(f"{path} is not {SECRET_BYTES} bytes long; move it away to have another made (old units get new names)")
+        raise StartError(
+            f"{path} is not {SECRET_BYTES} bytes long; move it away to have another made (old units get new names)"
+        )
     return UnitNames(secret, plain=plain)
 
 
 def _make(path: Path) -> None:
     """Whole before it has its name, and never in place of another process's: a link fails where a file is."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    handle, fresh = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)  # 0600
     try:
         os.write(handle, secrets.token_bytes(SECRET_BYTES))
         os.fsync(handle)
+        with contextlib.suppress(FileExistsError):
+            os.link(fresh, path)
     finally:
         os.close(handle)
-    with contextlib.suppress(FileExistsError):
-        os.link(fresh, path)
-    fresh.unlink()
+        os.unlink(fresh)

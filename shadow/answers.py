@@ -9,11 +9,11 @@ against green like a crash does (a wrong model name answers 404 to everything), 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from models.predictions.decode import read_response
 from models.predictions.prediction import Decoded, InBandError, Options, Reason, Unreadable, Wire
+from models.record import record
 from shadow.observation import Observation, Outcome
 
 
@@ -27,7 +27,7 @@ class Blame(StrEnum):
     REFUSED = "refused"  # both refused: the client's mistake
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reading:
     """One answer, read. `trouble` says in a few words why the arm did not serve the request; empty when it did."""
 

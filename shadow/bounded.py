@@ -122,6 +122,17 @@ class EmpiricalBernstein:
         if center is None:
             if not 0.0 <= x <= 1.0:
                 raise ValueError(f"the value {x!r} lies outside [0, 1]: rescale by bounds declared beforehand")
+            if scale == 1.0 and variance is None:  # the same without what is 1: every measure of every pair comes this way
+                y = x - (0.5 + self.total) / t
+                # `_stake` without its least variance, which (1/4 + squares)/t stays above for 10^11 values.
+                stake = min(0.5, math.sqrt(2.0 * self._log_two_over_alpha / ((0.25 + self.squares) * math.log1p(t))))
+                self.penalty += y * y * (-math.log1p(-stake) - stake)
+                self.weight += stake
+                self.weighted += stake * x
+                self.total += x
+                self.squares += y * y
+                self.n = t
+                return
             center = (0.5 + self.total) / t
         y = x - center
         if not abs(y) <= scale * (1.0 + 1e-9):

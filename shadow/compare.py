@@ -30,8 +30,9 @@ from itertools import islice
 from typing import Final
 
 from models.predictions.prediction import Decoded, Kind, Label, Prediction, Reason, Unreadable
+from models.record import record
 from shadow import json_fields, kind_measures
-from shadow.json_fields import FieldDifference
+from shadow.json_fields import FieldDifference, is_ignored
 from shadow.kind_measures import Judged, Limits
 
 MAX_DIFFERENCES: Final = 1_000
@@ -52,8 +53,8 @@ class CompareOptions:
 
     `rtol` and `atol`: two numbers agree within max(rtol * larger, atol). `ignore`: JSON pointers to what is not
     compared; one to an output (`/outputs/1`) leaves out that output. `similarity_floor`: the least edit similarity of
-    texts and overlap of ranked lists that still agree. `cosine_floor`: the same for vectors. Raises ValueError,
-    saying which, for a value that is out of range.
+    texts and overlap of ranked lists that still agree. `cosine_floor`: the same for vectors. `limits`: the same without
+    the pointers, as the measures of one kind take it. Raises ValueError, saying which, for a value that is out of range.
     """
 
     rtol: float = 1e-5
@@ -61,6 +62,7 @@ class CompareOptions:
     ignore: tuple[str, ...] = ("/id", "/model_version")
     similarity_floor: float = 0.9
     cosine_floor: float = 0.99
+    limits: Limits = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, tolerance in (("rtol", self.rtol), ("atol", self.atol)):
@@ -71,14 +73,10 @@ class CompareOptions:
         if not -1 <= self.cosine_floor <= 1:
             raise ValueError(f"cosine_floor is {self.cosine_floor}: a cosine is from -1 to 1")
         json_fields.ignored_members(self.ignore)
-
-    @property
-    def limits(self) -> Limits:
-        """The same without the pointers, as the measures of one kind take it."""
-        return Limits(self.rtol, self.atol, self.similarity_floor, self.cosine_floor)
+        object.__setattr__(self, "limits", Limits(self.rtol, self.atol, self.similarity_floor, self.cosine_floor))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Comparison:
     """What a pair says.
 
@@ -108,12 +106,14 @@ class Comparison:
     @property
     def agree(self) -> bool:
         """Whether green answered like blue. False for a pair that could not be read: look at `outcome` first."""
-        return self.outcome is Outcome.AGREE
+        return self.outcome is _AGREE
 
 
 DEFAULT_OPTIONS = CompareOptions()
 _AGREE: Final = Outcome.AGREE  # looking up a member of an enumeration costs as much as the comparison
+_DISAGREE: Final = Outcome.DISAGREE
 _LABELS: Final = Kind.LABELS
+_JSON: Final = Kind.JSON
 
 
 def compare(blue: Decoded | Unreadable, green: Decoded | Unreadable, options: CompareOptions = DEFAULT_OPTIONS) -> Comparison:
@@ -194,7 +194,7 @@ def _kind_of(ours: Sequence[Prediction], theirs: Sequence[Prediction]) -> Kind:
 
 
 def _is_ignored(path: str, options: CompareOptions) -> bool:
-    return bool(options.ignore) and json_fields.is_ignored(options.ignore, path)
+    return bool(options.ignore) and is_ignored(options.ignore, path)
 
 
 class _Tally:
@@ -202,6 +202,7 @@ class _Tally:
 
     def __init__(self, options: CompareOptions, batch: int, *, partial: bool) -> None:
         self.options = options
+        self.ignore = options.ignore
         self.batch = batch
         self.limits = options.limits
         self.partial = partial
@@ -254,8 +255,8 @@ class _Tally:
             found = (("blue", Reason.NOTHING), ("green", Reason.NOTHING))
             return Comparison(Outcome.UNREADABLE, None, 0.0, reason=str(Reason.NOTHING), unreadable=found, partial=self.partial)
         agreeing = sum(self.flags)
-        outcome = Outcome.AGREE if agreeing == len(self.flags) else Outcome.DISAGREE
-        measures = {name: total if name.startswith("max_") else total / self.counts[name] for name, total in self.sums.items()}
+        outcome = _AGREE if agreeing == len(self.flags) else _DISAGREE
+        measures = {name: total if name[:4] == "max_" else total / self.counts[name] for name, total in self.sums.items()}
         return Comparison(
             outcome,
             self.kind,
@@ -272,15 +273,20 @@ class _Tally:
         )
 
     def _outputs(self, prediction: Prediction) -> list[Prediction]:
+        ignore = self.ignore
         if not prediction.also:
-            return [] if _is_ignored(prediction.path, self.options) else [prediction]
-        return [output for output in (prediction, *prediction.also) if not _is_ignored(output.path, self.options)]
+            return [] if ignore and is_ignored(ignore, prediction.path) else [prediction]
+        outputs = [prediction, *prediction.also]
+        return [output for output in outputs if not is_ignored(ignore, output.path)] if ignore else outputs
 
     def _judge(self, one: Prediction, other: Prediction) -> Judged | None:
         """None when there is nothing in this output to judge."""
-        kind = kind_measures.common_kind(one, other)
-        self.kind = self.kind or kind
-        if kind is not Kind.JSON:
+        kind = one.kind
+        if kind is not other.kind:
+            kind = kind_measures.common_kind(one, other)
+        if self.kind is None:
+            self.kind = kind
+        if kind is not _JSON:
             return kind_measures.judge(kind, one, other, self.limits, partial=self.partial, batch=self.batch)
         ours, theirs = kind_measures.as_json(one), kind_measures.as_json(other)
         limits = self.options
@@ -315,7 +321,7 @@ class _Tally:
                 self.counts[name] = self.counts.get(name, 0) + 1
         if not judged.agree:
             self._disagree(judged.reason)
-            if judged.kind is not Kind.JSON and len(self.fields) < MAX_FIELDS:
+            if judged.kind is not _JSON and len(self.fields) < MAX_FIELDS:
                 ours, theirs = (json_fields.shown(kind_measures.as_json(side)) for side in (one, other))
                 self.fields.append(FieldDifference(one.path, ours, theirs))
         return judged.agree
@@ -334,8 +340,12 @@ def _matched(ours: list[Prediction], theirs: list[Prediction]) -> list[tuple[Pre
         return [(ours[0], theirs[0])]
     if len(ours) != len(theirs):
         return None
-    if [output.name for output in ours] == [output.name for output in theirs]:
-        return list(zip(ours, theirs, strict=True))
+    pairs = list(zip(ours, theirs, strict=True))
+    for output, other in pairs:
+        if output.name != other.name:
+            break
+    else:
+        return pairs
     by_name = {output.name: output for output in theirs}
     if len(by_name) < len(theirs) or by_name.keys() != {output.name for output in ours}:
         return None

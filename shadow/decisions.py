@@ -1,9 +1,10 @@
 """What an answer decided, and what a late label says, in the same words, so that equal words mean "right".
 
-Labels come from everywhere: JSON numbers, columns of a CSV file, names. Models answer `2`, `2.0` or `"2"` for the same class. So
-both are brought to one text: numbers without needless digits, truth values as `true` and `false`, several as a JSON list, a list
-of one as its item. A predicted number is no class; its words begin with `~`, and of two of them the one nearer to the label is
-the better. Answers that decide nothing (texts, vectors, JSON) have no words: what they are worth is for a reward to say.
+Labels come from everywhere: JSON numbers, columns of a CSV file, names. Models answer `2`, `2.0` or `"2"` for the same class.
+So both are brought to one text: numbers without needless digits, truth values as `true` and `false`, several as a JSON list, a
+list of one as its item. A predicted number is no class; its words begin with `~`, and of two of them the one nearer to the
+label is the better. Answers that decide nothing (texts, vectors, JSON) have no words: what they are worth is for a reward to
+say.
 """
 
 from __future__ import annotations

@@ -29,6 +29,10 @@ from shadow.sequential import Floats, log_threshold
 MAX_LABELS: Final = 50
 OTHER: Final = "(other)"
 _LABEL_LENGTH: Final = 100
+_LABELS: Final = Kind.LABELS  # looking up a member of an enumeration takes time
+_NUMBERS: Final = Kind.NUMBERS
+_PROBABILITIES: Final = Kind.PROBABILITIES
+_TEXT: Final = Kind.TEXT
 _ROW: Final = MAX_LABELS + 1  # the last place is for all labels that found none
 _BINS: Final = 10
 # What is spread over a distribution's bins before their logarithms are taken: half an observation each.
@@ -200,12 +204,12 @@ class Drift:
 
     def _update_values(self, blue: Prediction, green: Prediction) -> None:
         kind = blue.kind
-        if kind is Kind.LABELS and not blue.also:
+        if kind is _LABELS and not blue.also:
             return
         if kind is green.kind:
-            if kind is Kind.NUMBERS:
+            if kind is _NUMBERS:
                 self._add("values", _first_number(blue.value), _first_number(green.value))
-            elif kind is Kind.TEXT:
+            elif kind is _TEXT:
                 self._add("length", float(len(blue.value)), float(len(green.value)))
         ours, theirs = _confidence(blue), _confidence(green)
         if ours is not None and theirs is not None:
@@ -292,7 +296,7 @@ def _first_number(value: Any) -> float:
 def _confidence(prediction: Prediction) -> float | None:
     """The largest probability that the prediction gives, None when it gives none."""
     for output in (prediction, *prediction.also):
-        if output.kind is Kind.PROBABILITIES and output.value:
+        if output.kind is _PROBABILITIES and output.value:
             most = max(output.value)
             return float(most) if 0.0 <= most <= 2.0 else None
     return None

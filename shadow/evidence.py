@@ -94,6 +94,17 @@ class Evidence:
         self.received += count
         self._dropped(reason, count)
 
+    def take_back(self, reason: str, count: int) -> int:
+        """Uncount drops that were presumed (lost, as it seemed) and came after all. Returns how many were taken back."""
+        known = self.dropped_by.get(reason, 0)
+        back = max(0, min(count, known))
+        if back:
+            self.received -= back
+            self.dropped_by[reason] = known - back
+            if back == known:
+                del self.dropped_by[reason]
+        return back
+
     def observe(self, observation: Observation) -> None:
         """Read, compare and count one observation. Never raises, whatever the bytes."""
         self.received += 1

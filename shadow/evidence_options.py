@@ -87,7 +87,7 @@ class EvidenceOptions:
         limit = objective.get("latency_ms")
         return cls(
             decode=Options(
-                protocol=Protocol(str(compare.get("protocol", "auto")).replace("-", "_")),
+                protocol=Protocol(compare.get("protocol", "auto")),
                 kind=Kind(kind) if kind is not None else None,
                 pointers=pointers,
             ),

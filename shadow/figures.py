@@ -55,7 +55,7 @@ def agreement(evidence: Document) -> go.Figure:
         )
     lowest = min([ci[0] for _, _, ci, _ in rows] + ([floor] if floor is not None else []), default=0.0)
     figure.update_xaxes(
-        range=[max(0.0, lowest - 0.15 * (1.0 - lowest) - 0.001), 1.0 + 0.04 * (1.0 - lowest)], tickformat=".2~%"
+        range=[max(-0.02, lowest - 0.15 * (1.0 - lowest) - 0.001), 1.0 + 0.04 * (1.0 - lowest)], tickformat=".2~%"
     )
     return figure
 

@@ -12,9 +12,10 @@ request id, u32 lengths of request head, request body, response head, response b
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Final
+
+from models.record import record
 
 VERSION: Final = 1
 MAX_FRAME: Final = 256 << 20
@@ -26,6 +27,8 @@ RECALLED: Final = 8  # a switch took the request back from green
 LOGGED_ONLY: Final = 16  # for the prediction log; not in the shadow's sample
 
 _HEAD: Final = struct.Struct("<IBBHQQdddHIIII")
+_START: Final = struct.Struct("<IBBHQ")  # its beginning: enough to tell whether a frame is wanted
+_REST: Final = struct.Struct("<4xxBHQQdddHIIII")  # without what the beginning has told
 HEAD_BYTES: Final = _HEAD.size
 
 
@@ -33,7 +36,7 @@ class FrameError(ValueError):
     """The bytes are not a frame of this version: the stream cannot be read any further."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Frame:
     """A finished exchange. Times: `started` in seconds since the epoch, the others in milliseconds after it."""
 
@@ -73,29 +76,45 @@ def encode(
     return b"".join((head, request_id, request_head, request_body, response_head, response_body))
 
 
+Refusal = Callable[[int, int], bool]  # (release, flags) of a frame -> whether nothing more of it is wanted
+
+
 class FrameReader:
     """Cuts a byte stream into frames. `feed` may be given any pieces; a piece that is not a frame raises FrameError."""
 
-    __slots__ = ("_buffer",)
+    __slots__ = ("_have", "_held", "_need")
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._held: list[bytes] = []  # pieces of a frame that is not all there
+        self._have = self._need = 0
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
-        """The frames that are whole with `data`."""
-        buffer = self._buffer
-        buffer += data
-        at = 0
-        view = bytes(buffer)
-        while len(view) - at >= HEAD_BYTES:
-            length = int.from_bytes(view[at : at + 4], "little")
-            if view[at + 4] != VERSION or not HEAD_BYTES - 4 <= length <= MAX_FRAME:
-                raise FrameError("not a frame of this version")
-            if len(view) - at < length + 4:
+    def feed(self, data: bytes, refuses: Refusal | None = None) -> Iterator[Frame]:
+        """The frames that are whole with `data`, less those that `refuses` does not want: they are never decoded."""
+        if self._held:
+            self._held.append(data)
+            self._have += len(data)
+            if self._have < self._need:
+                return
+            data = b"".join(self._held)
+            self._held.clear()
+        at, end = 0, len(data)
+        while True:
+            if end - at < HEAD_BYTES:
+                self._need = HEAD_BYTES
                 break
-            yield _decode(view, at, length + 4)
-            at += length + 4
-        del buffer[:at]
+            length, version, _, flags, release = _START.unpack_from(data, at)
+            length += 4
+            if version != VERSION or not HEAD_BYTES <= length <= MAX_FRAME + 4:
+                raise FrameError("not a frame of this version")
+            if end - at < length:
+                self._need = length
+                break
+            if refuses is None or not refuses(release, flags):
+                yield _decode(data, at, length)
+            at += length
+        if at < end:
+            self._held.append(data[at:])
+            self._have = end - at
 
 
 def decode(data: bytes) -> Frame:
@@ -106,12 +125,14 @@ def decode(data: bytes) -> Frame:
 
 
 def _decode(data: bytes, at: int, length: int) -> Frame:
-    _, _, colour, flags, release, revision, started, first, total, *sizes = _HEAD.unpack_from(data, at)
-    if colour > 1 or sum(sizes) != length - HEAD_BYTES:
-        raise FrameError("the lengths within a frame do not add up")
-    parts = []
+    colour, flags, release, revision, started, first, total, a, b, c, d, e = _REST.unpack_from(data, at)
     start = at + HEAD_BYTES
-    for size in sizes:
-        parts.append(data[start : start + size])
-        start += size
+    a += start  # from lengths to where each part ends
+    b += a
+    c += b
+    d += c
+    e += d
+    if colour > 1 or e != at + length:
+        raise FrameError("the lengths within a frame do not add up")
+    parts = data[start:a], data[a:b], data[b:c], data[c:d], data[d:e]
     return Frame(colour, flags, release, revision, started, first, total, *parts)

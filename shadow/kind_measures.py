@@ -17,12 +17,15 @@ from typing import Any, Final
 import numpy as np
 
 from models.predictions.prediction import Json, Kind, Label, Prediction, arg_max
+from models.record import record
 from shadow import text_similarity
 from shadow.json_fields import close, signed_difference
 
 NO_MEASURES: Final[Mapping[str, float]] = MappingProxyType({})
 MAX_RANKED: Final = 1_000
 _ALMOST: Final = math.nextafter(1.0, 0.0)  # of lists that are equal only as far as they are looked at
+_LABELS: Final = Kind.LABELS
+_PROBABILITIES: Final = Kind.PROBABILITIES
 _NUMBERS: Final = Kind.NUMBERS  # looking up a member of an enumeration takes time
 _SHOWN_LABEL: Final = 100  # characters of a label in a confusion table
 _SHOWN_COMPONENTS: Final = 20
@@ -39,7 +42,7 @@ class Limits:
     cosine_floor: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Judged:
     """One output of one item, judged: what `Comparison` gathers. `reason` says what differs, for one that does not
     agree.
@@ -85,11 +88,11 @@ def judge(kind: Kind, one: Prediction, other: Prediction, limits: Limits, *, par
     """The judgement by any kind but JSON. `partial`: an answer was recorded in part, so texts are compared as far as
     both go.
     """
-    if kind is Kind.LABELS:
-        return _labels(_row(one), _row(other))
-    if kind is Kind.PROBABILITIES:
+    if kind is _LABELS:
+        return _labels(one.value, other.value)
+    if kind is _PROBABILITIES:
         return _probabilities(one, other, limits)
-    if kind is Kind.NUMBERS:
+    if kind is _NUMBERS:
         return _numbers(_row(one), _row(other), limits)
     if kind is Kind.VECTORS:
         return _vectors(_row(one), _row(other), limits)
@@ -107,7 +110,10 @@ def as_json(prediction: Prediction) -> Json:
 
 
 def _row(prediction: Prediction) -> Sequence[Any]:
-    value = prediction.value
+    return _as_row(prediction.value)
+
+
+def _as_row(value: Any) -> Sequence[Any]:
     return value if isinstance(value, (tuple, array)) else (value,)
 
 
@@ -119,12 +125,18 @@ def _whole(value: float) -> bool:
     return not isinstance(value, float) or value.is_integer()
 
 
-def _labels(ours: Sequence[Any], theirs: Sequence[Any]) -> Judged:
+def _labels(our_value: Any, their_value: Any) -> Judged:
+    kind = type(our_value)
+    if kind is type(their_value) and (kind is int or kind is str):  # the usual label
+        same = our_value == their_value
+        pair = (our_value, their_value) if kind is int else (our_value[:_SHOWN_LABEL], their_value[:_SHOWN_LABEL])
+        return Judged(_LABELS, same, 1.0 if same else 0.0, pair, (), NO_MEASURES, "different label")
+    ours, theirs = _as_row(our_value), _as_row(their_value)
     equal = sum(map(_same_label, ours, theirs))
     longer = max(len(ours), len(theirs))
     agree = equal == longer
     pair = (_shown_label(ours), _shown_label(theirs))
-    return Judged(Kind.LABELS, agree, equal / longer if longer else 1.0, pair, reason="different label")
+    return Judged(_LABELS, agree, equal / longer if longer else 1.0, pair, reason="different label")
 
 
 def _same_label(one: Any, other: Any) -> bool:
@@ -185,16 +197,16 @@ def _probabilities(one: Prediction, other: Prediction, limits: Limits) -> Judged
     ours, theirs, classes = _aligned(one, other)
     if len(ours) != len(theirs):
         reason = f"{len(ours)} classes in blue's answer, {len(theirs)} in green's"
-        return Judged(Kind.PROBABILITIES, False, 0.0, reason=reason)
+        return Judged(_PROBABILITIES, False, 0.0, reason=reason)
     if not ours:
-        return Judged(Kind.PROBABILITIES, True, 1.0)
+        return Judged(_PROBABILITIES, True, 1.0)
     best, their_best = arg_max(ours), arg_max(theirs)
     # where both hold two classes equally probable, which of them comes first is no decision
     flip = best != their_best and not (
         close(ours[best], ours[their_best], limits.rtol, limits.atol)
         and close(theirs[best], theirs[their_best], limits.rtol, limits.atol)
     )
-    distances = [_distance(a, b) for a, b in zip(ours, theirs, strict=True)]
+    distances = [0.0 if a == b else _distance(a, b) for a, b in zip(ours, theirs, strict=True)]
     total_variation = min(1.0, sum(distances) / 2)
     measures = {
         "arg_max_flip": float(flip),
@@ -202,21 +214,22 @@ def _probabilities(one: Prediction, other: Prediction, limits: Limits) -> Judged
         "max_probability_difference": max(filter(math.isfinite, distances), default=1.0),
     }
     labels = (classes[best], classes[their_best]) if classes else (best, their_best)
-    return Judged(Kind.PROBABILITIES, not flip, 1 - total_variation, labels, (), measures, "different most probable class")
+    return Judged(_PROBABILITIES, not flip, 1 - total_variation, labels, (), measures, "different most probable class")
 
 
 def _aligned(one: Prediction, other: Prediction) -> tuple[tuple[float, ...], tuple[float, ...], tuple[Label, ...]]:
     """Both distributions over the same classes; a class that one side does not name has probability 0 there."""
     if not one.classes or not other.classes or one.classes == other.classes:
-        return tuple(_row(one)), tuple(_row(other)), one.classes or other.classes
+        ours, theirs = one.value, other.value
+        if type(ours) is not tuple or type(theirs) is not tuple:
+            ours, theirs = tuple(_as_row(ours)), tuple(_as_row(theirs))
+        return ours, theirs, one.classes or other.classes
     classes = tuple(sorted({*one.classes, *other.classes}, key=str))
     ours, theirs = dict(zip(one.classes, one.value, strict=True)), dict(zip(other.classes, other.value, strict=True))
     return tuple(ours.get(label, 0.0) for label in classes), tuple(theirs.get(label, 0.0) for label in classes), classes
 
 
 def _distance(one: float, other: float) -> float:
-    if one == other:
-        return 0.0
     distance = abs(signed_difference(one, other))
     if math.isnan(distance):
         return 0.0 if math.isnan(one) and math.isnan(other) else math.inf

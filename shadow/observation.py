@@ -6,10 +6,11 @@ Nothing is decoded here. Bodies are payloads without chunk framing, content-codi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from models.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Outcome:
     """How one server answered one request.
 
@@ -34,14 +35,14 @@ class Outcome:
         return self.failure is None and self.status < 500
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Observation:
     """One exchange with its twin.
 
     `live` says which colour the client's own answer came from (`blue` or `green`): that side's Outcome was measured by a
-    worker, the other side's by the mirror. `again` is blue's second answer, for a noise pair: it and `green` were then sent by the same
-    loop in the same way, so those two latencies are comparable. `revision` is the plan's, `started` seconds since the epoch.
-    `fell_back`: the client's own request had been sent to green first, which failed.
+    worker, the other side's by the mirror. `again` is blue's second answer, for a noise pair: it and `green` were then sent by
+    the same loop in the same way, so those two latencies are comparable. `revision` is the plan's, `started` seconds since the
+    epoch. `fell_back`: the client's own request had been sent to green first, which failed.
     """
 
     release: int

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from shadow.sequential import (
     Floats,
@@ -38,6 +38,7 @@ from shadow.sequential import (
 _STAKES: Floats = np.concatenate(([0.999, 0.97, 0.92, 0.82], 0.7 * np.exp2(-0.5 * np.arange(24.0))))
 _CUTS: Floats = np.concatenate(([1.0], 0.5 * (_STAKES[:-1] + _STAKES[1:]), [0.0]))
 _WEIGHTS: Floats = _CUTS[:-1] - _CUTS[1:]
+_LOG_LOSSES: Floats = np.log1p(-_STAKES)
 
 
 def mcnemar_log_e(worse: ArrayLike, better: ArrayLike) -> Floats:
@@ -59,11 +60,16 @@ def paired_log_e_above(worse: ArrayLike, better: ArrayLike, same: ArrayLike, mar
     `margin` lies strictly between -1 and 1.
     """
     w, b, z, d = (np.asarray(x, dtype=np.float64)[..., np.newaxis] for x in (worse, better, same, margin))
+    return _log_mixture(w, z, b * _LOG_LOSSES, d)
+
+
+def _log_mixture(w: Floats, z: Floats, lost: Floats, d: Floats) -> Floats:
+    """`paired_log_e_above` of counts and margin with a last axis for the stakes, `lost` being better times `_LOG_LOSSES`."""
     # 1 + l (1 - d), 1 - l d and 1 - l (1 + d) with l = stake / (1 + d); the last does not depend on d.
     stake = _STAKES / (1.0 + d)
-    growth = w * np.log1p(stake * (1.0 - d)) + z * np.log1p(-stake * d) + b * np.log1p(-_STAKES)
-    most = growth.max(axis=-1)
-    return np.asarray(most + np.log(np.exp(growth - most[..., np.newaxis]) @ _WEIGHTS))
+    growth = w * np.log1p(stake * (1.0 - d)) + z * np.log1p(-stake * d) + lost
+    most = growth.max(axis=-1, keepdims=True)
+    return np.asarray(most[..., 0] + np.log(np.exp(growth - most) @ _WEIGHTS))
 
 
 def paired_log_e_below(worse: ArrayLike, better: ArrayLike, same: ArrayLike, margin: ArrayLike = 0.0) -> Floats:
@@ -77,7 +83,12 @@ def paired_lower(worse: ArrayLike, better: ArrayLike, same: ArrayLike, alpha: fl
     w, b, z = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (worse, better, same)))
     # -1 itself would need an infinite stake; the nearest double above it serves.
     limit = np.full(w.shape, np.nextafter(-1.0, 0.0))
-    bound = rejection_boundary(lambda d: paired_log_e_above(w, b, z, d) >= bar, np.full(w.shape, 1.0 - 1e-12), limit)
+    per_stake, same_per_stake, lost = w[..., np.newaxis], z[..., np.newaxis], b[..., np.newaxis] * _LOG_LOSSES
+
+    def rejects(d: Floats) -> NDArray[np.bool_]:
+        return np.asarray(_log_mixture(per_stake, same_per_stake, lost, d[..., np.newaxis]) >= bar)
+
+    bound = rejection_boundary(rejects, np.full(w.shape, 1.0 - 1e-12), limit)
     return np.where(bound <= limit, -1.0, bound)
 
 
@@ -173,7 +184,9 @@ def label_shift(confusion: ArrayLike, alpha: float) -> tuple[Floats, Interval]:
     more, fewer = counts.sum(axis=0) - agreeing, counts.sum(axis=1) - agreeing
     same = counts.sum() - more - fewer
     each = alpha / (2.0 * len(counts))
-    low, high = paired_lower(more, fewer, same, each), paired_upper(more, fewer, same, each)
+    # Both bounds in one search; the upper one is the lower one of the other direction with its sign turned.
+    low, high = paired_lower(np.stack((more, fewer)), np.stack((fewer, more)), same, each)
+    high = -high
     least = np.maximum(0.0, np.maximum(low, -high))
     most = np.maximum(np.abs(low), np.abs(high))
     return mcnemar_log_e(more, fewer), Interval(float(least.max()), float(most.max()))

@@ -103,18 +103,22 @@ class Histogram:
 
     def update(self, value: float) -> None:
         """Counts one value; ValueError for NaN, infinity, or a negative value in an unsigned histogram."""
-        if not math.isfinite(value) or (value < 0.0 and not self.signed):
+        if not -math.inf < value < math.inf or (value < 0.0 and not self.signed):
             raise ValueError(f"the value {value!r} cannot be counted: differences need Histogram(signed=True)")
         part, exponent = math.frexp(abs(value) * self._scale)
         if exponent < 1:  # below the lowest edge
             bucket = 0
         else:
-            bucket = (exponent - 1) * BUCKETS_PER_OCTAVE + int((2.0 * part - 1.0) * BUCKETS_PER_OCTAVE) + 1
-            bucket = min(bucket, self._buckets + 1)
+            # part is in [1/2, 1): twice it, less 1, is how far into the octave the value lies.
+            bucket = exponent * BUCKETS_PER_OCTAVE + int(part * (2 * BUCKETS_PER_OCTAVE)) - (2 * BUCKETS_PER_OCTAVE - 1)
+            if bucket > self._buckets:
+                bucket = self._buckets + 1
         self.counts[self._zero + bucket if value >= 0.0 else self._zero - bucket] += 1
         self.n += 1
-        self.least = min(self.least, value)
-        self.most = max(self.most, value)
+        if value < self.least:  # noqa: PLR1730  min() is a call, and several values are counted for every pair
+            self.least = value
+        if value > self.most:  # noqa: PLR1730
+            self.most = value
 
     def merge(self, other: Histogram) -> None:
         """Adds another stream's counts; ValueError when the buckets differ."""

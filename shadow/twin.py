@@ -15,6 +15,7 @@ from models.http1 import ResponseHead
 from models.pool import Pool, Server
 from models.tasks import spawn
 from models.upstream import Upstream
+from shadow.fields import answered_fields
 from shadow.observation import Outcome
 
 MAX_GAPS = 4096
@@ -93,6 +94,8 @@ class Twin:
             return
         if self._finished is None:
             server.keep(connection)
+        elif connection.transport.is_closing():
+            self._end("broken")  # accepted and closed at once: nobody would tell us again
         else:
             self._send_on(connection)
 
@@ -176,13 +179,13 @@ class Twin:
         body = b"".join(self._body)
         finished(
             Outcome(
-                status=head.status if head is not None else 0,
-                headers=head.fields() if head is not None else {},
-                body=unframed(body, head.length) if head is not None else b"",
-                first_ms=(self._first - self.started) * 1e3 if self._first else 0.0,
-                total_ms=(now - self.started) * 1e3,
-                gaps_ms=tuple(self._gaps),
-                failure=failure,
-                truncated=self._truncated,
+                head.status if head is not None else 0,
+                answered_fields(head) if head is not None else {},
+                unframed(body, head.length) if head is not None else b"",
+                (self._first - self.started) * 1e3 if self._first else 0.0,
+                (now - self.started) * 1e3,
+                tuple(self._gaps),
+                failure,
+                self._truncated,
             )
         )

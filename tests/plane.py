@@ -3,7 +3,7 @@
 Three actors. An `Upstream` is a model server that does what a test tells it (answers, refuses, hangs, resets, drips) and
 remembers the bytes it got. A `Client` sends bytes and cuts what comes back into answers. A `Router` is a real worker process on
 a state directory of its own: plans are changed as control changes them (the page, then a byte into the FIFO), and what happened
-is read from its counter page. Nothing here uses the code under test to read messages: the parsers are this module's own.
+is read from its counter page. Messages are in plane_wire.py, servers in plane_servers.py; a test imports all of it from here.
 
 Tests that need a worker with other settings start one of their own (about 0.3 s); everything ends by PID.
 """
@@ -16,16 +16,18 @@ import os
 import select
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from plane_servers import Connection, Upstream, deaf
+from plane_wire import PATIENCE, Answer, Ended, Message, Reader, Seen, chunked, ok, until
 
 from router import counters as c
 from router.counters import CounterPage
@@ -33,498 +35,48 @@ from router.page import PlanPage
 from router.plan import parse_plan
 from router.state import StateDir
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
-PATIENCE = 10.0  # seconds after which a test gives up waiting; nothing is ever asserted to be faster than this
-
-
-class Ended(Exception):
-    """The other side closed or reset where more was expected."""
-
-
-def until(true: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-    """Wait for something to become true and return it."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = true()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"did not happen: {what}")
-        time.sleep(0.005)
-
-
-def ok(body: bytes = b"ok", fields: bytes = b"") -> bytes:
-    """A plain good answer."""
-    return b"HTTP/1.1 200 OK\r\n%sContent-Length: %d\r\n\r\n%s" % (fields, len(body), body)
-
-
-def chunked(*pieces: bytes, trailers: bytes = b"") -> bytes:
-    """Pieces in chunk framing."""
-    return b"".join(b"%x\r\n%s\r\n" % (len(p), p) for p in pieces if p) + b"0\r\n" + trailers + b"\r\n"
-
-
-# --- messages ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A head as it came, with the body as it was framed and without its framing."""
-
-    head: bytes
-    wire: bytes
-    payload: bytes
-    trailers: bytes = b""
-
-    @property
-    def line(self) -> bytes:
-        """The first line."""
-        return self.head.split(b"\r\n", 1)[0]
-
-    @property
-    def fields(self) -> list[tuple[bytes, bytes]]:
-        """All fields in order, names in lower case."""
-        out = []
-        for line in self.head.split(b"\r\n")[1:-2]:
-            name, colon, value = line.partition(b":")
-            assert colon, self.head
-            out.append((name.lower(), value.strip(b" \t")))
-        return out
-
-    def values(self, name: bytes) -> list[bytes]:
-        """The values of every field of this name."""
-        return [value for key, value in self.fields if key == name.lower()]
-
-    def header(self, name: bytes) -> bytes | None:
-        """The value of the one field of this name; a repeated one fails the test."""
-        values = self.values(name)
-        assert len(values) <= 1, (name, self.head)
-        return values[0] if values else None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer(Message):
-    """An answer as the client got it."""
-
-    @property
-    def status(self) -> int:
-        """The status code."""
-        return int(self.line.split(b" ")[1])
-
-    @property
-    def arm(self) -> str | None:
-        """Who answered: blue, green, or None for the router itself."""
-        value = self.header(b"x-bluegreen-arm")
-        return value.decode() if value else None
-
-    def problem(self) -> dict[str, Any]:
-        """The RFC 9457 document of an answer that the router made; asserts that it is one."""
-        assert self.header(b"content-type") == b"application/problem+json", self.head
-        document: dict[str, Any] = json.loads(self.payload)
-        assert document["status"] == self.status
-        assert document["request_id"].encode() == self.header(b"x-request-id")
-        assert document["title"]
-        assert document["detail"]
-        return document
-
-
-@dataclass(frozen=True, slots=True)
-class Seen(Message):
-    """A request as a server got it. `connection` numbers that server's connections from 0."""
-
-    connection: int = 0
-
-    @property
-    def method(self) -> bytes:
-        """The method."""
-        return self.line.split(b" ")[0]
-
-    @property
-    def target(self) -> bytes:
-        """The request target."""
-        return self.line.split(b" ")[1]
-
-
-class Reader:
-    """Bytes of a socket, cut as asked. `taken` is everything that was read off it so far by a message."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.buffer = b""
-
-    def more(self) -> None:
-        """At least one more byte. Raises Ended, or TimeoutError."""
-        try:
-            piece = self.sock.recv(262144)
-        except ConnectionError as error:
-            raise Ended(f"reset ({error}) after {self.buffer!r}") from None
-        if not piece:
-            raise Ended(f"closed after {self.buffer[:2000]!r}")
-        self.buffer += piece
-
-    def through(self, mark: bytes) -> bytes:
-        """All bytes up to and with `mark`."""
-        start = 0
-        while (at := self.buffer.find(mark, start)) < 0:
-            start = max(len(self.buffer) - len(mark), 0)
-            self.more()
-        return self.exactly(at + len(mark))
-
-    def exactly(self, count: int) -> bytes:
-        """So many bytes."""
-        if len(self.buffer) < count:
-            pieces, have = [self.buffer], len(self.buffer)
-            while have < count:
-                self.buffer = b""
-                self.more()
-                pieces.append(self.buffer)
-                have += len(self.buffer)
-            self.buffer = b"".join(pieces)
-        out, self.buffer = self.buffer[:count], self.buffer[count:]
-        return out
-
-    def to_the_end(self) -> bytes:
-        """Everything until the other side closes. Raises Ended when it resets instead."""
-        out = self.buffer
-        self.buffer = b""
-        while True:
-            try:
-                piece = self.sock.recv(262144)
-            except ConnectionError as error:
-                raise Ended(f"reset ({error})") from None
-            if not piece:
-                return out
-            out += piece
-
-    def chunked(self) -> tuple[bytes, bytes, bytes]:
-        """A chunked body: its bytes on the wire, its payload, its trailer lines."""
-        wire, payload = [], []
-        while True:
-            line = self.through(b"\r\n")
-            wire.append(line)
-            size = int(line.split(b";")[0].strip(), 16)
-            if size == 0:
-                break
-            data = self.exactly(size + 2)
-            assert data.endswith(b"\r\n"), data
-            wire.append(data)
-            payload.append(data[:-2])
-        trailers = b""
-        while (line := self.through(b"\r\n")) != b"\r\n":
-            trailers += line
-        return b"".join(wire) + trailers + b"\r\n", b"".join(payload), trailers
-
-    def body(self, head: bytes, *, until_close: bool) -> tuple[bytes, bytes, bytes]:
-        """The body that a head announces: on the wire, its payload, its trailers."""
-        for line in head.lower().split(b"\r\n"):
-            name, _, value = line.partition(b":")
-            if name == b"transfer-encoding":
-                assert value.strip(b" \t") == b"chunked", head
-                return self.chunked()
-            if name == b"content-length":
-                data = self.exactly(int(value))
-                return data, data, b""
-        if until_close:
-            data = self.to_the_end()
-            return data, data, b""
-        return b"", b"", b""
-
-
-# --- servers -------------------------------------------------------------------------------------------------------------
-
-
-class Connection:
-    """A server's side of one connection."""
-
-    def __init__(self, sock: socket.socket, number: int) -> None:
-        self.sock = sock
-        self.number = number
-        self.reader = Reader(sock)
-        self.open = True
-        self.busy = False
-        with contextlib.suppress(OSError):  # a Unix socket knows nothing of it
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def send(self, data: bytes) -> None:
-        """Send all of it."""
-        self.sock.sendall(data)
-
-    def close(self) -> None:
-        """Close in good order."""
-        if self.open:
-            self.open = False
-            with contextlib.suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
-            self.sock.close()
-
-    def reset(self) -> None:
-        """Close with RST."""
-        if self.open:
-            self.open = False
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.sock.close()
-
-    def watch(self) -> None:
-        """Read and throw away until the other side goes."""
-        with contextlib.suppress(OSError):
-            while self.sock.recv(262144):
-                pass
-
-
-Deed = Callable[[Connection, Seen], None]
-
-
-@dataclass(slots=True)
-class Behaviour:
-    """What a server does with a request: `deed` runs when the head is there (`early`) or the whole request."""
-
-    deed: Deed
-    early: bool = False
-
-
-@dataclass(slots=True)
-class _Script:
-    standing: Behaviour
-    queued: deque[Behaviour] = field(default_factory=deque)
-    accepting: Callable[[Connection], None] | None = None
-
-
-class Upstream:
-    """A model server made of a thread for each connection. Its methods say what it does from now on, or `once`."""
-
-    def __init__(self, *, family: int = socket.AF_INET, path: str | None = None) -> None:
-        self._family = socket.AF_UNIX if path else family
-        self._listener = socket.socket(self._family, socket.SOCK_STREAM)
-        if path:
-            self._listener.bind(path)
-            self.url = f"unix:{path}"
-        else:
-            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
-            self._listener.bind((host, 0))
-            self.port = self._listener.getsockname()[1]
-            self.url = f"http://[{host}]:{self.port}" if family == socket.AF_INET6 else f"http://{host}:{self.port}"
-        self._lock = threading.Lock()
-        self._connections: list[Connection] = []
-        self.seen: list[Seen] = []
-        self.heads: list[bytes] = []
-        self.accepted = 0  # connections, ever
-        self.left = 0  # connections that the router closed while they were being worked on
-        self._script = _Script(Behaviour(_answering(ok())))
-        self._listening = False
-        self._listen()
-
-    # --- what a test tells it ---
-
-    def answers(self, raw: bytes | Callable[[Seen], bytes] = b"", *, once: bool = False, close: bool = False) -> Upstream:
-        """Answer each request with these bytes, then go on (or close)."""
-        return self._do(Behaviour(_answering(raw or ok(), close=close)), once)
-
-    def answers_early(self, raw: bytes, *, once: bool = False, close: bool = False) -> Upstream:
-        """Answer as soon as the head is there; the body is never read."""
-        return self._do(Behaviour(_answering(raw, close=close, stop=True), early=True), once)
-
-    def does(self, deed: Deed, *, once: bool = False, early: bool = False) -> Upstream:
-        """Anything else."""
-        return self._do(Behaviour(deed, early), once)
-
-    def hangs(self, *, once: bool = False) -> Upstream:
-        """Take the request and never answer; a router that goes away is counted in `left`."""
-        return self._do(Behaviour(self._hang), once)
-
-    def never_reads(self, *, once: bool = False) -> Upstream:
-        """Take the head and no byte more until the test ends."""
-
-        def stall(connection: Connection, _seen: Seen) -> None:
-            until(lambda: not connection.open, "the end of the test", 30)
-
-        return self._do(Behaviour(stall, early=True), once)
-
-    def sends_then_resets(self, raw: bytes, *, once: bool = False) -> Upstream:
-        """Part of an answer, then RST."""
-
-        def deed(connection: Connection, _seen: Seen) -> None:
-            connection.send(raw)
-            time.sleep(0.02)  # a reset may overtake bytes that were not read yet
-            connection.reset()
-
-        return self._do(Behaviour(deed), once)
-
-    def sends_then_closes(self, raw: bytes, *, once: bool = False) -> Upstream:
-        """Part of an answer (or an answer that lasts until the close), then FIN."""
-        return self._do(Behaviour(_answering(raw, close=True)), once)
-
-    def resets_mid_head(self, *, once: bool = False) -> Upstream:
-        """RST in the status line."""
-        return self.sends_then_resets(b"HTTP/1.1 200 O", once=once)
-
-    def resets_mid_body(self, *, once: bool = False) -> Upstream:
-        """RST after 7 of 100 bytes."""
-        return self.sends_then_resets(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npartial", once=once)
-
-    def garbage(self, raw: bytes = b"\x16\x03\x01\x02not http at all\r\n\r\n", *, once: bool = False) -> Upstream:
-        """Bytes that are no HTTP."""
-        return self._do(Behaviour(_answering(raw)), once)
-
-    def drips(self, raw: bytes, *, pause: float = 0.001, once: bool = False) -> Upstream:
-        """One byte after the other, each in a segment of its own."""
-
-        def deed(connection: Connection, _seen: Seen) -> None:
-            for i in range(len(raw)):
-                connection.send(raw[i : i + 1])
-                time.sleep(pause)
-
-        return self._do(Behaviour(deed), once)
-
-    def resets_at_accept(self) -> Upstream:
-        """RST each connection as soon as it stands."""
-        self._script.accepting = Connection.reset
-        return self
-
-    def refuses(self) -> Upstream:
-        """Refuse connections (and drop the present ones); the port stays this server's."""
-        self._stop_listening()
-        self.drops_connections()
-        self._listener = socket.socket(self._family, socket.SOCK_STREAM)
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listener.bind(("127.0.0.1", self.port))  # bound and not listening: a connect is refused
-        return self
-
-    def accepts(self) -> Upstream:
-        """Take connections again after `refuses`."""
-        if not self._listening:
-            self._listen()
-        return self
-
-    def drops_connections(self) -> Upstream:
-        """Close every connection it has."""
-        with self._lock:
-            connections, self._connections = self._connections, []
-        for connection in connections:
-            connection.close()
-        return self
-
-    def anew(self) -> Upstream:
-        """Good answers again, nothing seen: for the next test. Idle connections stay, so that none of them goes stale."""
-        self._script = _Script(Behaviour(_answering(ok())))
-        with self._lock:
-            stuck = [one for one in self._connections if one.busy]
-        for connection in stuck:
-            connection.close()
-        self.accepts()
-        self.seen, self.heads = [], []
-        self.left = 0
-        return self
-
-    # --- what a test asks it ---
-
-    def request(self, index: int = 0) -> Seen:
-        """The n-th request it got, as soon as it is there."""
-        until(lambda: len(self.seen) > index, f"request {index} at {self.url}")
-        return self.seen[index]
-
-    @property
-    def open_connections(self) -> int:
-        """How many connections stand now."""
-        with self._lock:
-            self._connections = [one for one in self._connections if one.open]
-            return len(self._connections)
-
-    @property
-    def working(self) -> int:
-        """How many connections have a request on them now."""
-        with self._lock:
-            return sum(one.open and one.busy for one in self._connections)
-
-    def close(self) -> None:
-        """End it."""
-        self._stop_listening()
-        self.drops_connections()
-
-    # --- inside ---
-
-    def _do(self, behaviour: Behaviour, once: bool) -> Upstream:
-        if once:
-            self._script.queued.append(behaviour)
-        else:
-            self._script.standing = behaviour
-        return self
-
-    def _listen(self) -> None:
-        self._listener.listen(1024)
-        self._listening = True
-        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
-
-    def _stop_listening(self) -> None:
-        self._listening = False
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                sock, _ = listener.accept()
-            except OSError:
-                return
-            connection = Connection(sock, self.accepted)
-            self.accepted += 1
-            if self._script.accepting is not None:
-                self._script.accepting(connection)
-                continue
-            with self._lock:
-                self._connections.append(connection)
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: Connection) -> None:
-        reader = connection.reader
-        try:
-            while connection.open:
-                head = reader.through(b"\r\n\r\n")
-                connection.busy = True
-                self.heads.append(head)
-                script = self._script
-                behaviour = script.queued.popleft() if script.queued else script.standing
-                wire, payload, trailers = (b"", b"", b"") if behaviour.early else reader.body(head, until_close=False)
-                seen = Seen(head, wire, payload, trailers, connection.number)
-                self.seen.append(seen)
-                behaviour.deed(connection, seen)
-                connection.busy = False
-        except (Ended, OSError, ValueError):
-            pass  # the router went away, or cut a request off
-        finally:
-            connection.close()
-
-    def _hang(self, connection: Connection, _seen: Seen) -> None:
-        connection.watch()
-        if connection.open:
-            self.left += 1
-        connection.close()
-
-
-def _answering(raw: bytes | Callable[[Seen], bytes], *, close: bool = False, stop: bool = False) -> Deed:
-    def deed(connection: Connection, seen: Seen) -> None:
-        connection.send(raw(seen) if callable(raw) else raw)
-        if close:
-            connection.close()
-        elif stop:
-            connection.watch()
-
-    return deed
-
+__all__ = [
+    "Answer",
+    "Client",
+    "Connection",
+    "Counting",
+    "Counts",
+    "Ended",
+    "Message",
+    "Reader",
+    "Router",
+    "Seen",
+    "Upstream",
+    "arm",
+    "chunked",
+    "deaf",
+    "ok",
+    "until",
+]
 
 # --- clients -------------------------------------------------------------------------------------------------------------
 
 
 class Client:
-    """A client's connection. `with` closes it."""
+    """A client's connection. `with` closes it. With `tls` it shakes hands first, asking for `name`."""
 
-    def __init__(self, address: tuple[str, int], *, receive_buffer: int = 0) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        *,
+        receive_buffer: int = 0,
+        tls: ssl.SSLContext | None = None,
+        name: str | None = "models.example",
+    ) -> None:
         self.sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM)
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(PATIENCE)
         self.sock.connect(address)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            # An end without the closing alert is an error here, as RFC 9112, 9.8 has it.
+            self.sock = tls.wrap_socket(self.sock, server_hostname=name, suppress_ragged_eofs=False)
         self.reader = Reader(self.sock)
 
     def __enter__(self) -> Client:
@@ -621,32 +173,45 @@ class Counting:
 
 
 class Router:
-    """A worker process of its own, with the plan that a test gives it."""
+    """A worker process of its own, with the plan that a test gives it.
 
-    def __init__(self, folder: Path, blue: Upstream | list[str], *, settings: dict[str, Any] | None = None) -> None:
+    It listens for TLS as well when the settings have `listen_tls`; `under` is a command that runs the worker.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        blue: Upstream | list[str],
+        *,
+        settings: dict[str, Any] | None = None,
+        host: str = "127.0.0.1",
+        under: Sequence[str] = (),
+    ) -> None:
         self.state = StateDir(folder)
         self.state.create()
-        self.settings(settings or {})
+        self._settings = settings or {}
+        self.settings(self._settings)
         self._page = PlanPage(self.state.plan_page, writable=True)
         self._plan: dict[str, Any] = {"blue": _arm("one", blue), "green": None, "split": {"green_percent": 0}, "release": 1}
         self._write()
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(4096)
-        self.address: tuple[str, int] = listener.getsockname()[:2]
+        listeners = [_listening(host) for _ in range(2 if settings and "listen_tls" in settings else 1)]
+        self.address: tuple[str, int] = listeners[0].getsockname()[:2]
+        self.tls_address: tuple[str, int] = listeners[-1].getsockname()[:2]
         self._forgiven: list[str] = []
         self._log = (folder / "worker.log").open("wb")
         self.process = subprocess.Popen(
             [
+                *under,
                 *(sys.executable, "-P", "-m", "router.run_worker", "--state", str(folder), "--slot", "0"),
-                *("--fd", str(listener.fileno()), "--parent", str(os.getpid())),
+                *("--fd", str(listeners[0].fileno()), "--parent", str(os.getpid())),
+                *(["--tls-fd", str(listeners[1].fileno())] if len(listeners) > 1 else []),
             ],
-            pass_fds=[listener.fileno()],
+            pass_fds=[one.fileno() for one in listeners],
             stdin=subprocess.DEVNULL,
             stderr=self._log,
         )
-        listener.close()
+        for one in listeners:
+            one.close()
         until(self._serves, f"start of the worker: {self.log}")
         self._counters = CounterPage(self.state.counters(0))
 
@@ -661,6 +226,10 @@ class Router:
     def client(self, *, receive_buffer: int = 0) -> Client:
         """A new connection to it."""
         return Client(self.address, receive_buffer=receive_buffer)
+
+    def tls_client(self, tls: ssl.SSLContext, **options: Any) -> Client:
+        """A new connection to its TLS port."""
+        return Client(self.tls_address, tls=tls, **options)
 
     def asks(self, data: bytes, method: str = "GET") -> Answer:
         """One request on a connection of its own."""
@@ -683,7 +252,7 @@ class Router:
 
     def begins(self, blue: Upstream, green: Upstream) -> None:
         """Everything at blue; green is there, but gets nothing. Writes a plan only when this is not the plan already."""
-        changes = {"blue": blue, "green": green, "percent": 0, "key": None, "salt": ""}
+        changes: dict[str, Any] = {"blue": blue, "green": green, "percent": 0, "key": None, "salt": ""}
         if self._changed(changes) != self._plan:
             self.obeys(**changes)
 
@@ -700,9 +269,29 @@ class Router:
         self.process.send_signal(signal.SIGHUP)
         until(lambda: self.log.count("settings") > already, "rereading of the settings")
 
+    @contextlib.contextmanager
+    def reset_to(self, values: dict[str, Any]) -> Iterator[None]:
+        """Other settings while the block runs, by SIGHUP; faster than a worker of their own."""
+        self.empty()
+        self.rereads(values)
+        try:
+            yield
+        finally:
+            self.rereads(self._settings)
+
     def terminates(self) -> None:
         """SIGTERM: drain and end."""
         self.process.send_signal(signal.SIGTERM)
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The worker does nothing while the block runs, and then sees all that happened in one turn of its loop."""
+        self.process.send_signal(signal.SIGSTOP)
+        until(lambda: _state(self.process.pid) == "T", "the worker has stopped")
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     # --- what a test asks it ---
 
@@ -714,6 +303,9 @@ class Router:
     @contextlib.contextmanager
     def counting(self) -> Iterator[Counting]:
         """Count what happens in the block; when it ends the router has become quiet, or the test fails."""
+        with contextlib.suppress(Ended, OSError):
+            # An answer leaves before it is counted; whatever is asked after it is answered when that has been done.
+            self.asks(b"GET /-/healthz HTTP/1.1\r\nHost: a\r\n\r\n")
         before = self.counts
         counting = Counting()
         yield counting
@@ -800,6 +392,18 @@ class Router:
         revision = self._page.revision + 1
         self._page.write(revision, parse_plan({**self._plan, "revision": revision}).to_json())
         return revision
+
+
+def _listening(host: str) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, 0))
+    listener.listen(4096)
+    return listener
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def _arm(name: str, servers: Upstream | list[Any]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ reason that is nearest to what is wrong with it.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
+from typing import Final
 
 from models.predictions import encoding, json_document, mlflow, open_inference, openai, plain_json, recognise, streams, v1
 from models.predictions.kinds import Rows
@@ -26,6 +27,11 @@ from models.predictions.prediction import (
 )
 from models.predictions.request import rows_asked
 
+# Looking up a member of an enumeration takes longer than most of what is done with it here.
+_AUTO: Final = Protocol.AUTO
+_OPEN_INFERENCE: Final = Protocol.OPEN_INFERENCE
+_OPENAI: Final = Protocol.OPENAI
+
 
 def decode_response(wire: Wire, options: Options = DEFAULT_OPTIONS) -> Decoded:
     """The predictions in the exchange's answer.
@@ -39,7 +45,7 @@ def decode_response(wire: Wire, options: Options = DEFAULT_OPTIONS) -> Decoded:
     body = plain_body(wire, options)
     if not body or body.isspace():
         raise Unreadable(Reason.TRUNCATED if wire.truncated else Reason.EMPTY)
-    content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = _media_type(headers.get("content-type", ""))
     rows = partial(rows_asked, wire, options)
     if content_type in streams.CONTENT_TYPES:
         return streams.decode(body, wire.path, rows, options, truncated=wire.truncated)
@@ -62,13 +68,13 @@ def decode_response(wire: Wire, options: Options = DEFAULT_OPTIONS) -> Decoded:
     protocol, recognised = options.protocol, "configured"
     if options.pointers:
         protocol = Protocol.JSON
-    elif protocol is Protocol.AUTO:
-        protocol, recognised = (Protocol.OPEN_INFERENCE, "header") if tensors else recognise.recognise(wire.path, document)
+    elif protocol is _AUTO:
+        protocol, recognised = (_OPEN_INFERENCE, "header") if tensors else recognise.recognise(wire.path, document)
     json_document.raise_in_band_error(document)
     items = _items(protocol, document, tensors, rows, options)
     if len(items) > options.max_items:
         raise Unreadable(Reason.TOO_LARGE, f"{len(items)} items")
-    tokens = openai.tokens(document) if protocol is Protocol.OPENAI else None
+    tokens = openai.tokens(document) if protocol is _OPENAI else None
     return Decoded(protocol, recognised, items, document, None, wire.truncated, tokens)
 
 
@@ -88,8 +94,14 @@ def plain_body(wire: Wire, options: Options = DEFAULT_OPTIONS) -> bytes:
     return wire.response_body
 
 
+@lru_cache(maxsize=64)
+def _media_type(content_type: str) -> str:
+    """A Content-Type without its parameters: of a few servers there are few."""
+    return content_type.partition(";")[0].strip().lower()
+
+
 def _items(protocol: Protocol, document: Json, tensors: bytes, rows: Rows, options: Options) -> tuple[Prediction, ...]:
-    if protocol is Protocol.OPEN_INFERENCE:
+    if protocol is _OPEN_INFERENCE:
         return open_inference.decode(document, rows, options, tensors)
     if protocol is Protocol.V1:
         return v1.decode(document, rows, options)

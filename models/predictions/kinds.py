@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from models.predictions.prediction import Json, Kind, Label, Prediction, Reason, Unreadable
@@ -30,6 +31,9 @@ SUM_TOLERANCE: Final = 0.02  # of a distribution's sum: servers round to two or 
 _LABEL_LENGTH: Final = 64
 _LABEL_SPACES: Final = 4
 
+_LABELS: Final = Kind.LABELS  # looking up a member of an enumeration takes time
+_NUMBERS: Final = Kind.NUMBERS
+_PROBABILITIES: Final = Kind.PROBABILITIES
 _NONE: Final = type(None)
 _WHOLE: Final = frozenset({int, bool})
 _PLAIN_NUMBERS: Final = frozenset({int, float})
@@ -72,10 +76,10 @@ def of_scalars(values: Sequence[Any], path: str = "", name: str = "") -> tuple[P
     """One prediction for each scalar."""
     types = set(map(type, values))
     if float in types and types <= _NUMERIC:
-        return tuple([Prediction(Kind.NUMBERS, number(value), path, name) for value in values])
+        return tuple([Prediction(_NUMBERS, number(value), path, name) for value in values])
     if str in types and any(type(value) is str and is_text(value) for value in values):
-        return tuple([Prediction(Kind.TEXT if type(value) is str else Kind.LABELS, value, path, name) for value in values])
-    return tuple([Prediction(Kind.LABELS, value, path, name) for value in values])
+        return tuple([Prediction(Kind.TEXT if type(value) is str else _LABELS, value, path, name) for value in values])
+    return tuple([Prediction(_LABELS, value, path, name) for value in values])
 
 
 def of_column(values: Sequence[Any], path: str = "", name: str = "") -> tuple[Prediction, ...]:
@@ -87,17 +91,17 @@ def of_column(values: Sequence[Any], path: str = "", name: str = "") -> tuple[Pr
 
 def of_rows(rows: Sequence[Sequence[Any]], path: str = "", name: str = "") -> tuple[Prediction, ...]:
     """One prediction for each row of scalars (or of `{"label", "score"}` entries); rows may differ in length."""
-    if all(len(row) == 1 for row in rows):
+    if not rows or (len(rows[0]) == 1 and all(len(row) == 1 for row in rows)):
         return of_column([row[0] for row in rows], path, name)
-    types: set[type] = set()
-    for row in rows:
+    types = set(map(type, rows[0]))
+    for row in islice(rows, 1, None):
         types.update(map(type, row))
     if types <= _WHOLE:
         return tuple([Prediction(Kind.LABELS, tuple(row), path, name) for row in rows])
     if types <= _NUMERIC:
         if not types <= _PLAIN_NUMBERS:
             rows = [[number(value) for value in row] for row in rows]
-        return _of_numbers(rows, path, name)
+        return of_numbers(rows, path, name)
     if types == {str}:
         return tuple([Prediction(Kind.RANKED, tuple(row), path, name) for row in rows])
     if types == {dict}:
@@ -111,9 +115,12 @@ def joined(outputs: Sequence[tuple[Prediction, ...]]) -> tuple[Prediction, ...]:
         return outputs[0]
     items = []
     for group in zip(*outputs, strict=True):
-        lead = next((i for i, prediction in enumerate(group) if prediction.kind is Kind.LABELS), 0)
-        first = group[lead]
-        also = (*group[:lead], *group[lead + 1 :])
+        first, also = group[0], group[1:]
+        if first.kind is not _LABELS:
+            for place, prediction in enumerate(also):
+                if prediction.kind is _LABELS:
+                    first, also = prediction, (*group[: place + 1], *group[place + 2 :])
+                    break
         items.append(Prediction(first.kind, first.value, first.path, first.name, first.classes, also))
     return tuple(items)
 
@@ -150,9 +157,10 @@ def _is_distribution(row: Sequence[Any]) -> bool:
     return len(row) > 1 and min(row) >= 0 and max(row) <= 1 + SUM_TOLERANCE and abs(sum(row) - 1) <= SUM_TOLERANCE
 
 
-def _of_numbers(rows: Sequence[Sequence[Any]], path: str, name: str) -> tuple[Prediction, ...]:
+def of_numbers(rows: Sequence[Sequence[Any]], path: str, name: str) -> tuple[Prediction, ...]:
+    """One prediction for each row of at least two numbers."""
     if all(map(_is_distribution, rows)):
-        return tuple([Prediction(Kind.PROBABILITIES, tuple(row), path, name) for row in rows])
+        return tuple([Prediction(_PROBABILITIES, tuple(row), path, name) for row in rows])
     if max(map(len, rows)) >= VECTOR_LENGTH:
         return tuple([Prediction(Kind.VECTORS, _vector(row), path, name) for row in rows])
     return tuple([Prediction(Kind.NUMBERS, tuple(row), path, name) for row in rows])

@@ -9,6 +9,7 @@ fill, a tensor cut short) is `wrong shape`: nothing is guessed about missing dat
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 import sys
@@ -37,9 +38,13 @@ _FIXED: Final = {
 }
 _WHOLE: Final = frozenset(name for name in _FIXED if "INT" in name)
 _REAL: Final = frozenset({"FP16", "BF16", "FP32", "FP64"})
+_INTEGERS: Final = frozenset({int})
+_FLOATS: Final = frozenset({float})
+_BOOLEANS: Final = frozenset({bool})
 _DATATYPES: Final = _WHOLE | _REAL | {"BOOL", "BYTES"}
 _SPELLED: Final = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 _INTEGER: Final = re.compile(r"-?[0-9]{1,20}\Z", re.ASCII)
+_NUMBERS: Final = Kind.NUMBERS
 _MAX_DIMENSIONS: Final = 64
 _JSON_CONTENT_TYPES: Final = frozenset({"hg_jsonstr", "hg_json"})  # BYTES elements that are themselves JSON documents
 
@@ -82,23 +87,24 @@ def decode(document: Json, rows: Rows, options: Options, tensors: bytes = b"") -
         path = f"/outputs/{index}/data"
         parameters = output.get("parameters")
         size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+        datatype = output.get("datatype")
         if size is not None:
             if type(size) is not int or size < 0 or size > len(tensors) - at:
                 raise Unreadable(
                     Reason.WRONG_SHAPE, f"{path}: binary_data_size {size!r:.40} with {len(tensors) - at} bytes left"
                 )
-            values = _binary(tensors[at : at + size], output.get("datatype"), path)
+            values = _binary(tensors[at : at + size], datatype, path)
             at += size
         else:
-            values = _listed(output, path)
+            values = _listed(output.get("data"), datatype, path)
         kind = options.kind if options.kind is None or len(outputs) == 1 or _suits(options.kind, output) else None
-        decoded.append(_items(values, output, path, rows, kind, options.max_items))
+        decoded.append(_items(values, output, datatype, path, rows, kind, options.max_items))
         tensor_values.append(values)
     if at != len(tensors):
         raise Unreadable(Reason.WRONG_SHAPE, f"{len(tensors) - at} bytes after the last binary tensor")
     if not decoded:
         return ()
-    if len({len(items) for items in decoded}) == 1:
+    if len(decoded) == 1 or len(set(map(len, decoded))) == 1:
         return kinds.joined(decoded)
     # outputs that do not share a batch dimension (boxes [5,4], count [1]) describe one item together
     together = []
@@ -106,7 +112,7 @@ def decode(document: Json, rows: Rows, options: Options, tensors: bytes = b"") -
         one: dict[str, Json] = {**outputs[index], "shape": [1, len(values)]}  # type: ignore[dict-item]  # looked at above
         path = f"/outputs/{index}/data"
         empty = Prediction(Kind.JSON, [], path)
-        together.append(_items(values, one, path, rows, None, options.max_items) or (empty,))
+        together.append(_items(values, one, one.get("datatype"), path, rows, None, options.max_items) or (empty,))
     return kinds.joined(together)
 
 
@@ -120,18 +126,16 @@ def _suits(kind: Kind, output: dict[str, Json]) -> bool:
 
 
 def _items(
-    values: list[Any], output: dict[str, Json], path: str, rows: Rows, kind: Kind | None, max_items: int
+    values: list[Any], output: dict[str, Json], datatype: Json, path: str, rows: Rows, kind: Kind | None, max_items: int
 ) -> tuple[Prediction, ...]:
     """One prediction for each entry along the tensor's first dimension."""
     name = output.get("name")
     name = name if type(name) is str else ""
-    shape = _shape(output, path)
+    shape = _shape(output.get("shape"), path)
     if shape is None:
         shape = [len(values)]
     count = shape[0] if shape else 1
-    width = 1
-    for dimension in shape[1:]:
-        width *= dimension
+    width = math.prod(shape[1:])
     if count * width != len(values):
         raise Unreadable(Reason.WRONG_SHAPE, f"{path}: shape {shape!r:.80} but {len(values)} values")
     if not values:
@@ -143,17 +147,18 @@ def _items(
     if kind is not None:
         parts = values if width == 1 else [values[i * width : (i + 1) * width] for i in range(count)]
         return tuple([kinds.single(part, kind, path, name) for part in parts])
-    if _holds_json(output):
+    if "parameters" in output and _holds_json(output):
         return tuple([Prediction(Kind.JSON, _element_json(value), path, name) for value in values])
+    real = datatype in _REAL  # then all values are floats
     if width == 1:
-        if output.get("datatype") in _REAL:  # 2.0 as FP64 is a number, even where its JSON says 2
-            return tuple([Prediction(Kind.NUMBERS, value, path, name) for value in values])
+        if real:  # 2.0 as FP64 is a number, even where its JSON says 2
+            return tuple([Prediction(_NUMBERS, value, path, name) for value in values])
         return kinds.of_column(values, path, name)
-    return kinds.of_rows([values[i * width : (i + 1) * width] for i in range(count)], path, name)
+    parts = [values] if count == 1 else [values[i * width : (i + 1) * width] for i in range(count)]
+    return kinds.of_numbers(parts, path, name) if real else kinds.of_rows(parts, path, name)
 
 
-def _shape(output: dict[str, Json], path: str) -> list[int] | None:
-    shape = output.get("shape")
+def _shape(shape: Json, path: str) -> list[int] | None:
     if shape is None:
         return None
     if type(shape) is not list or len(shape) > _MAX_DIMENSIONS:
@@ -168,21 +173,26 @@ def _shape(output: dict[str, Json], path: str) -> list[int] | None:
     return dimensions
 
 
-def _listed(output: dict[str, Json], path: str) -> list[Any]:
+def _listed(data: Json, datatype: Json, path: str) -> list[Any]:
     """The values of a tensor in JSON, flat, converted to what its datatype says."""
-    data = output.get("data")
     if type(data) is not list:
         raise Unreadable(Reason.WRONG_SHAPE, f"{path}: no list under 'data'")
-    values: list[Any] = kinds.flat(data) if list in set(map(type, data)) else data
-    datatype = output.get("datatype")
+    values: list[Any] = data
     types = set(map(type, values))
+    if list in types:
+        values = kinds.flat(data)
+        types = set(map(type, values))
+    if type(datatype) is not str:
+        if datatype is None:
+            return values
+        raise Unreadable(Reason.WRONG_SHAPE, f"{path}: unknown datatype {datatype!r:.40}")
     if datatype in _WHOLE:
-        return values if types <= {int} else [_whole_number(value, path) for value in values]
+        return values if types <= _INTEGERS else [_whole_number(value, path) for value in values]
     if datatype in _REAL:
-        return values if types <= {float} else [_real_number(value, path) for value in values]
+        return values if types <= _FLOATS else [_real_number(value, path) for value in values]
     if datatype == "BOOL":
-        return values if types <= {bool} else [_boolean(value, path) for value in values]
-    if datatype is None or datatype == "BYTES":
+        return values if types <= _BOOLEANS else [_boolean(value, path) for value in values]
+    if datatype == "BYTES":
         # BYTES elements are strings; some servers put objects there
         return values
     raise Unreadable(Reason.WRONG_SHAPE, f"{path}: unknown datatype {datatype!r:.40}")

@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import Any, TypeAlias
 
 from models.predictions import json_pointer
+from models.record import record
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Label: TypeAlias = "str | int | float | bool | None"
@@ -88,7 +89,7 @@ class InBandError(Unreadable):
         self.chunks = chunks
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Prediction:
     """What a model said about one item of a batch, in one of its outputs.
 
@@ -152,7 +153,7 @@ class StreamInfo:
     done: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Decoded:
     """The predictions of one answer.
 
@@ -170,7 +171,7 @@ class Decoded:
     tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Wire:
     """One request with its answer, as recorded: header names in lower case, bodies without chunked framing,
     content-codings still on.

@@ -18,6 +18,7 @@ from router.commands.failed import Failed
 from router.quantities import is_loopback
 
 TIMEOUT_SECONDS = 10.0
+UPLOAD_SECONDS = 120.0
 
 
 class ControlClient:
@@ -57,18 +58,37 @@ class ControlClient:
         """The answer to a PUT of JSON."""
         return self._call("PUT", path, json=body)
 
+    def upload(self, path: str, content: bytes, kind: str) -> dict[str, Any]:
+        """The answer to a POST of a text of a content type, which may take a while."""
+        return self._call("POST", path, content=content, headers={"content-type": kind}, timeout=UPLOAD_SECONDS)
+
+    def delete(self, path: str) -> dict[str, Any]:
+        """The answer to a DELETE."""
+        return self._call("DELETE", path)
+
+    def download(self, path: str, params: Mapping[str, Any]) -> bytes:
+        """The answer to a GET of anything but JSON."""
+        answer = self._request("GET", path, params=params, timeout=UPLOAD_SECONDS)
+        if not answer.is_success:
+            self._value(answer)  # raises
+        return answer.content
+
     def _call(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        return self._value(self._request(method, path, **more))
+
+    def _request(self, method: str, path: str, **more: Any) -> httpx.Response:
         try:
-            answer = self._http.request(method, path, **more)
+            return self._http.request(method, path, **more)
         except httpx.TimeoutException:
-            raise Failed(
-                f"the router at {self._url} did not answer within {TIMEOUT_SECONDS:g} s; its log may say why"
-            ) from None
+            waited = more.get("timeout", TIMEOUT_SECONDS)
+            raise Failed(f"the router at {self._url} did not answer within {waited:g} s; its log may say why") from None
         except httpx.ConnectError as error:
             hint = "is `bluegreen serve` running there? (--control URL)"
             raise Failed(f"cannot reach the router at {self._url}: {_cause(error)}; {hint}") from None
         except httpx.HTTPError as error:
             raise Failed(f"the connection to the router at {self._url} broke: {_cause(error)}; try again") from None
+
+    def _value(self, answer: httpx.Response) -> dict[str, Any]:
         try:
             value = answer.json()
         except ValueError:

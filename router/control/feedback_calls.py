@@ -31,7 +31,7 @@ KINDS: Final = {
     "application/x-jsonlines": "ndjson",
 }
 MAX_REPORTED: Final = 100  # rejected rows that are told with their line; more are only counted
-_BATCH: Final = 10_000
+_BATCH: Final = 5_000
 _PIECE: Final = 1 << 20  # bytes of a text that are cut into lines at a time
 _LONGEST_PAUSE: Final = 0.05
 

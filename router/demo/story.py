@@ -10,7 +10,8 @@ import json
 import signal
 import sys
 import time
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.panel import Panel
@@ -21,17 +22,30 @@ from router.commands.failed import Failed
 from router.demo.stage import Stage, StageError, free_ports
 from router.demo.traffic import Traffic
 
+if TYPE_CHECKING:
+    from models.reference.train import TrainedModel
+
 REQUESTS_PER_SECOND = 120.0
 MIN_PAIRS = 100
-# How the seconds of traffic are shared between the acts.
+# How the seconds of traffic are shared between the acts, and from which duration on there is time for the two rollouts.
 SHADOW, SPLIT, BROKEN, BLUE = 0.40, 0.25, 0.20, 0.15
+BY_HAND, ROLLOUTS_FROM = 0.45, 60.0
+POLICY: dict[str, Any] = {
+    "shadow": {"min_pairs": 200},
+    "steps": [10, 50, 100],
+    "hold": "3s",
+    "bake": "3s",
+    "gates": {"agreement": {"min": 0.95}},
+    "promote": True,
+}
+FINAL = ("done", "rolled_back", "aborted", "paused")
 
 
 class _Ended(Exception):
     """SIGTERM: end as Ctrl-C does."""
 
 
-def run(duration: float = 60.0, as_json: bool = False) -> int:
+def run(duration: float = 90.0, as_json: bool = False) -> int:
     """Play the demo with about `duration` seconds of traffic; the exit status. With `as_json` only the result is printed."""
     console = Console(quiet=as_json, highlight=False)
 
@@ -55,7 +69,7 @@ def run(duration: float = 60.0, as_json: bool = False) -> int:
 
 
 def _play(stage: Stage, console: Console, duration: float) -> dict[str, Any]:
-    listen_port, control_port, blue_port, green_port = free_ports(8000, 8001, 9001, 9002)
+    listen_port, control_port, blue_port, green_port, worse_port = free_ports(8000, 8001, 9001, 9002, 9003)
     listen, control = f"127.0.0.1:{listen_port}", f"127.0.0.1:{control_port}"
     console.print(
         Panel(
@@ -64,7 +78,7 @@ def _play(stage: Stage, console: Console, duration: float) -> dict[str, Any]:
             expand=False,
         )
     )
-    _set_up(stage, console, listen, control, blue_port, green_port)
+    models = _set_up(stage, console, listen, control, blue_port, green_port)
     console.print(f"clients    http://{listen}   (they know nothing else)")
     console.print(f"dashboard  http://{control}\n")
 
@@ -74,13 +88,24 @@ def _play(stage: Stage, console: Console, duration: float) -> dict[str, Any]:
     api = ControlClient(f"http://{control}")
     clients = Traffic(f"http://{listen}", rows, REQUESTS_PER_SECOND)
     clients.start()
+    rollouts = duration >= ROLLOUTS_FROM
     try:
-        return _acts(stage, console, duration, api, clients)
+        result = _acts(stage, console, duration * BY_HAND if rollouts else duration, api, clients)
+        if rollouts:
+            good = f"http://127.0.0.1:{green_port}", models["green"].path
+            worse = f"http://127.0.0.1:{worse_port}", models["green-swapped"].path
+            result["rollouts"] = [
+                _rollout(stage, console, 5, "A rollout by itself", "digits-v3", good, api, duration),
+                _rollout(stage, console, 6, "A rollout of a worse model", "digits-v4", worse, api, duration),
+            ]
+        return _close(console, result, clients)
     finally:
         clients.stop()
 
 
-def _set_up(stage: Stage, console: Console, listen: str, control: str, blue_port: int, green_port: int) -> None:
+def _set_up(
+    stage: Stage, console: Console, listen: str, control: str, blue_port: int, green_port: int
+) -> dict[str, TrainedModel]:
     """Train, serve, route; with a spinner, since it takes some seconds."""
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=console, transient=True) as progress:
         task = progress.add_task("training two versions of a classifier of handwritten digits")
@@ -108,6 +133,7 @@ def _set_up(stage: Stage, console: Console, listen: str, control: str, blue_port
     for version in ("blue", "green"):
         score = models[version].card.score
         console.print(f"{version:<10} digits-{'v1' if version == 'blue' else 'v2'}, right on {score:.1%} of held-out digits")
+    return models
 
 
 def _acts(stage: Stage, console: Console, duration: float, api: ControlClient, clients: Traffic) -> dict[str, Any]:
@@ -152,28 +178,82 @@ def _acts(stage: Stage, console: Console, duration: float, api: ControlClient, c
     switch_ms = (time.perf_counter() - began) * 1e3
     clients.only("blue")
     _pass(console, duration * BLUE, lambda: f"{seen.requests} requests, {seen.wrong_after_switch} answered by green")
-    final = clients.stop()
+    clients.only(None)
     console.print(
-        f"  The switch took {switch_ms:.1f} ms. Of the requests sent after it, {final.wrong_after_switch} were answered "
+        f"  The switch took {switch_ms:.1f} ms. Of the requests sent after it, {seen.wrong_after_switch} were answered "
         "by green."
     )
-
     evidence = _evidence(api)
-    rate = evidence["agreement"]["rate"]
-    result = {
-        "requests": final.requests,
-        "errors": final.errors,
+    return {
+        "requests": 0,
+        "errors": 0,
         "pairs": evidence["pairs"],
-        "agreement": rate,
+        "agreement": evidence["agreement"]["rate"],
         "switch_ms": round(switch_ms, 3),
-        "wrong_after_switch": final.wrong_after_switch,
+        "wrong_after_switch": 0,
     }
+
+
+def _rollout(
+    stage: Stage,
+    console: Console,
+    number: int,
+    title: str,
+    name: str,
+    server: tuple[str, Path],
+    api: ControlClient,
+    duration: float,
+) -> dict[str, Any]:
+    """A new candidate, walked up (or not) under a policy; tells each change of its state."""
+    url, model = server
+    policy = f"shadow, then {', '.join(f'{step} %' for step in POLICY['steps'])}, as long as at least 95 % agree"
+    _act(console, number, title, f"{name} is the new green. The policy: {policy}.")
+    stage.serve_model(name, model, int(url.rpartition(":")[2]))
+    stage.wait_for_model(name, url)
+    api.put("/v1/arms/green", {"name": name, "servers": [url], "reason": f"demo: {name}"})
+    api.post("/v1/rollout", {"action": "start", "policy": POLICY})
+    told, deadline = "", time.monotonic() + max(duration, 60.0)
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=console, transient=True) as progress:
+        task = progress.add_task("")
+        while True:
+            rollout = api.get("/v1/rollout")
+            where = f"{rollout['state']}, {rollout['green_percent']:g} % on green"
+            if where != told:
+                told = where
+                console.print(f"  {where}")
+            progress.update(task, description=_gates_line(rollout))
+            if rollout["state"] in FINAL:
+                break
+            if time.monotonic() > deadline:
+                api.post("/v1/rollout", {"action": "abort"})
+            time.sleep(0.25)
+    verdict = {"done": "[bold green]promoted[/bold green]", "rolled_back": "[bold red]rolled back[/bold red]"}
+    console.print(f"  {name} was {verdict.get(rollout['state'], rollout['state'])}: {'; '.join(rollout['reasons'])}.")
+    return {"name": name, "state": rollout["state"], "reasons": rollout["reasons"]}
+
+
+def _gates_line(rollout: dict[str, Any]) -> str:
+    """The gates with their intervals, and about how much more each one needs."""
+    parts = []
+    for gate in rollout["gates"]:
+        low, high = gate.get("ci") or (None, None)
+        interval = f" {low:.3f} to {high:.3f}" if low is not None and high is not None else ""
+        more = f", about {gate['more']} more" if gate.get("more") else ""
+        parts.append(f"{gate['name']} {gate['state']}{interval}{more}")
+    return "; ".join(parts)
+
+
+def _close(console: Console, result: dict[str, Any], clients: Traffic) -> dict[str, Any]:
+    """The last panel: what the clients saw of all this."""
+    final = clients.stop()
+    result |= {"requests": final.requests, "errors": final.errors, "wrong_after_switch": final.wrong_after_switch}
     good = "green" if not final.errors else "red"
+    rollouts = ", a promotion and a rollback" if "rollouts" in result else ""
     console.print(
         Panel(
             f"[bold {good}]{final.errors} errors[/bold {good}] in {final.requests} requests, through a shadow, a split, "
-            f"a dead server and a switch.\n"
-            f"{evidence['pairs']} predictions compared, {rate:.2%} agree."
+            f"a dead server, a switch{rollouts}.\n"
+            f"{result['pairs']} predictions compared before the switch, {result['agreement']:.2%} agree."
             + (f"\nfirst error: {final.first_error}" if final.first_error else ""),
             title="what the clients saw",
             expand=False,

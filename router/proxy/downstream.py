@@ -8,6 +8,11 @@ more than the bound.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import socket
+import struct
+import termios
 from typing import TYPE_CHECKING, Final, cast
 
 from models.http1 import HttpError, parse_request
@@ -35,6 +40,7 @@ class Downstream(asyncio.Protocol):
         "_buffer",
         "_last",
         "_lingering",
+        "_on_the_way",
         "exchange",
         "forwarded",
         "full",
@@ -63,6 +69,7 @@ class Downstream(asyncio.Protocol):
         self._buffer = b""
         self._last = False  # no further request is read
         self._lingering = False
+        self._on_the_way = 0  # bytes, when last looked at
 
     # --- asyncio's side ---
 
@@ -70,7 +77,8 @@ class Downstream(asyncio.Protocol):
         """A client has connected."""
         self.transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
-        self.peer = peer[0] if isinstance(peer, tuple) else "unix"
+        # A port for both IPs tells an IPv4 client as ::ffff:192.0.2.1 (RFC 4291, 2.5.5.2); everybody else knows it without.
+        self.peer = peer[0].removeprefix("::ffff:") if isinstance(peer, tuple) else "unix"
         self.since = self.gateway.now()
         self.forwarded = connection_fields(self.peer, self.forwarded)
         if not self.gateway.admit(self):
@@ -137,6 +145,7 @@ class Downstream(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client has caught up."""
         self.full = False
+        self._on_the_way = 0  # what is filled in now must not look as if nothing had left
         if self.exchange is not None:
             self.exchange.client_ready(True)
         elif not self._last:
@@ -237,6 +246,26 @@ class Downstream(asyncio.Protocol):
         """Whether no request is being answered."""
         return self.exchange is None
 
+    def reset(self) -> None:
+        """Close in the middle of an answer: with a reset, not a FIN, or half of it could pass for the whole (RFC 9112, 8)."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+    def drains(self) -> bool:
+        """Whether less of what was written is still on the way to the client than at the last look."""
+        waiting = self.transport.get_write_buffer_size()
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError, ValueError):
+                unsent = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")  # what the client has not acknowledged
+                waiting += int.from_bytes(unsent, "little")
+        shrunk = waiting < self._on_the_way or not self._on_the_way
+        self._on_the_way = waiting
+        return shrunk
+
     def check_time(self, now: float, timeouts: Timeouts, drained: bool) -> None:
         """The sweep looks whether anything took too long; `drained` when an idle connection may be closed early."""
         idle = now - self.since
@@ -247,7 +276,10 @@ class Downstream(asyncio.Protocol):
                 self.transport.abort()
         elif self._last or self.full:
             if idle > timeouts.idle:
-                self.transport.abort()  # its last answer is written, but it takes nothing
+                if self.drains():
+                    self.since = now
+                else:
+                    self.transport.abort()  # its last answer is written, but it takes nothing
         elif self.reading_head:
             if idle > timeouts.head:
                 # RFC 9110, 15.5.9

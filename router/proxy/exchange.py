@@ -14,6 +14,8 @@ must not be repeated is run with `fallback: {on: []}`.
 
 from __future__ import annotations
 
+import socket
+import ssl
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Final
 
@@ -256,8 +258,7 @@ class Exchange:
         except OSError as error:  # TimeoutError and ssl.SSLError are among them
             if self.connecting and attempt == self._attempts:
                 self.connecting = False
-                reason = "did not accept a connection in time" if isinstance(error, TimeoutError) else "refuses connections"
-                self._failed("connect", f"the server {reason}")
+                self._failed("connect", _why_not_connected(error))
             return
         if not self.connecting or attempt != self._attempts:
             server.keep(connection)  # its request went elsewhere in the meantime; the next one finds it warm
@@ -275,6 +276,7 @@ class Exchange:
         assert target is not None
         self.upstream = connection
         self.active = perf_counter()
+        self._held_up = False
         kept = self._kept
         head, downstream, rewrite = self.head, self.downstream, target.rewrite
         trusted = bool(self.gateway.options.trusted) and self.gateway.trusts(downstream.peer)
@@ -426,6 +428,7 @@ class Exchange:
         if self.upstream is not None:
             transport = self.upstream.transport
             if ready:
+                self.active = perf_counter()
                 transport.resume_reading()
             else:
                 transport.pause_reading()
@@ -558,6 +561,8 @@ class Exchange:
     def check_time(self, now: float) -> None:
         """The sweep looks whether anything took too long."""
         timeouts = self.gateway.timeouts
+        if self.downstream.full and now - max(self.active, self.started) > timeouts.idle and self.downstream.drains():
+            self.active = now  # slow, but it takes its answer
         active = max(self.active, self.started)
         if self.queued_at:
             if now - self.queued_at > self.gateway.limits.queue_wait:
@@ -629,7 +634,7 @@ class Exchange:
         downstream.exchange = None
         self._let_go()
         self.gateway.log(self, perf_counter())
-        downstream.transport.abort()
+        downstream.reset()
 
     def client_left(self) -> None:
         """The client is gone: so is the reason for the request."""
@@ -726,3 +731,13 @@ class Exchange:
 
 def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data) if data else b""
+
+
+def _why_not_connected(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "the server did not accept a connection in time"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate does not prove who it is: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"the TLS handshake with the server failed: {error.reason}"
+    return "the server's name has no address" if isinstance(error, socket.gaierror) else "the server refuses connections"

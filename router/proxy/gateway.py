@@ -78,6 +78,9 @@ class Gateway:
 
     def take_options(self, options: ProxyOptions) -> None:
         """Obey these options from now on. Raises OSError or ssl.SSLError when a TLS file cannot be used."""
+        tls = (
+            options.upstream_tls.context()
+        )  # before anything is taken: half of the options would be neither the old nor the new
         self.options = options
         self.timeouts = options.timeouts
         self.limits = options.limits
@@ -85,7 +88,7 @@ class Gateway:
         self.logs_exposures = options.mirroring.logged > 0
         self.breaker_armed = bool(options.fallback.on)
         self.keep_bytes = max(options.fallback.body, options.mirroring.body)
-        self.tls: ssl.SSLContext = options.upstream_tls.context()
+        self.tls: ssl.SSLContext = tls
         self.server_name = options.upstream_tls.server_name
         self._targets.take_options(options)
         self.logging = options.access_log.path is not None and options.access_log.sample > 0

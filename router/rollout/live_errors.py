@@ -2,10 +2,11 @@
 
 The error-event likelihood of `shadow.live` with an absolute margin. There, given that a request failed, it was green's with
 probability pi theta/(pi theta + 1 - pi); betting on theta = e^x against theta = 1 multiplies the fortune by 1 + l/pi when green
-fails, by 1 - l/(1 - pi) when blue does, and by 1 otherwise, with the stake l = pi (1 - pi) (e^x - 1)/(1 + pi (e^x - 1)). That is a
-bet on the inverse propensity score Z = 1/pi, -1/(1 - pi), 0, whose mean is the difference of the two error rates whatever the
-base rate does; so for a margin m the bet is on Z - m, and each request, good or bad, costs l m. Every factor has expectation at
-most 1 while the difference is at most m: a test martingale (Ville), averaged over a grid of x. The other direction bets -l.
+fails, by 1 - l/(1 - pi) when blue does, and by 1 otherwise, with the stake l = pi (1 - pi) (e^x - 1)/(1 + pi (e^x - 1)).
+That is a bet on the inverse propensity score Z = 1/pi, -1/(1 - pi), 0, whose mean is the difference of the two error rates
+whatever the base rate does; so for a margin m the bet is on Z - m, and each request, good or bad, costs l m. Every factor has
+expectation at most 1 while the difference is at most m: a test martingale (Ville), averaged over a grid of x. The other
+direction bets -l.
 
 A step has one share, so its counts are all there is to know; steps are never pooled. Assumes that each request goes to green
 with probability pi whatever it is: not so when users stick to an arm, where a request is not a unit (docs/experiments.md).
@@ -17,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 # ln theta, the grid of shadow.live: 3 % to 17-fold, by factors of sqrt(2); small ones get less weight.
@@ -26,8 +28,8 @@ _RATIO_WEIGHTS: Final = tuple(root / sum(_ROOTS) for root in _ROOTS)
 # Stakes for "not worse" as fractions of the largest that cannot go bankrupt: near 1, where runs without an error live, then
 # down by factors of sqrt(2). Their weights imitate a uniform prior, as in shadow.paired.
 _STAKES: Final = (0.999, 0.97, 0.92, 0.82, *(0.7 * 2.0 ** (-0.5 * step) for step in range(20)))
-_CUTS: Final = (1.0, *(0.5 * (a + b) for a, b in zip(_STAKES, _STAKES[1:], strict=False)), 0.0)
-_STAKE_WEIGHTS: Final = tuple(a - b for a, b in zip(_CUTS, _CUTS[1:], strict=False))
+_CUTS: Final = (1.0, *(0.5 * (a + b) for a, b in pairwise(_STAKES)), 0.0)
+_STAKE_WEIGHTS: Final = tuple(a - b for a, b in pairwise(_CUTS))
 _HALVINGS: Final = 40
 
 
@@ -137,7 +139,7 @@ def more_requests(step: StepErrors, margin: float, alpha: float) -> int | None:
 
 
 def _growth(step: StepErrors, blue_errors: int, stake: float, margin: float) -> float:
-    """ln of the fortune after a step's requests, betting `stake` (of either sign) on Z - margin."""
+    """Logarithm of the fortune after a step's requests, betting `stake` (of either sign) on Z - margin."""
     fine = step.requests - step.green_errors - step.blue_errors
     ignored = step.blue_errors - blue_errors
     factors = (

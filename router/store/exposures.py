@@ -9,10 +9,13 @@ comes before its exposure (or whose exposure was never logged) waits in `pending
 inside a transaction that holds the write lock, so neither can slip past the other.
 """
 
+# ruff: noqa: S608  statements are put together from constants of this module alone
+
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,8 +28,12 @@ from router.store.store import Store
 FELL_BACK: Final = 1  # blue answered, because green failed or was left out by its breaker
 RETRY: Final = 2  # the client says that this request repeats an earlier one
 KEYED: Final = 4  # the split went by a key: without a unit, this request was never randomised
+SCHEME_SHIFT: Final = 8  # above it: a number for the split's key and salt, under which units were drawn
 
 MAX_PENDING: Final = 1_000_000
+# Request ids come in no order, so every batch touches pages all over two indexes. With SQLite's own 2 MB of cache and a
+# checkpoint every 4 MB, each of them is read and written again and again.
+_FOR_BATCHES: Final = ("PRAGMA cache_size = -32768", "PRAGMA wal_autocheckpoint = 8192")
 _PRUNE_PIECE: Final = 20_000  # rows removed in one transaction
 
 
@@ -57,7 +64,8 @@ Decisions = tuple[str, str | None, str | None, Mapping[str, Any] | None]
 @dataclass(frozen=True, slots=True)
 class FeedbackRow:
     """One row of feedback, checked: a request's id or a unit's name, and a label (in the words of `shadow.decisions`), a
-    reward, or both. `line` is where it stood; `unit_at` the time a unit's feedback is about (seconds since the epoch), 0 for none.
+    reward, or both. `line` is where it stood; `unit_at` the time a unit's feedback is about (seconds since the epoch), 0 for
+    none.
     """
 
     line: int
@@ -83,7 +91,7 @@ _EXPOSURE_COLUMNS: Final = (
     'request_id, "release", revision, share, unit, arm, flags, status, error, latency_ms, at, prediction, blue, green'
 )
 _ADD_EXPOSURES: Final = (
-    f"INSERT INTO exposures ({_EXPOSURE_COLUMNS}) SELECT "  # noqa: S608  built from constants alone
+    f"INSERT INTO exposures ({_EXPOSURE_COLUMNS}) SELECT "
     + ", ".join(f"json_extract(value, '$[{i}]')" for i in range(14))
     + " FROM json_each(?) WHERE true ON CONFLICT (request_id) DO NOTHING"
 )
@@ -120,10 +128,10 @@ _FIND_RELEASES: Final = """
 
 def _find_old(kind: str) -> tuple[str, str]:
     by_request = f"""UPDATE temp.incoming SET old_{kind} = f.{kind} FROM feedback AS f
-        WHERE incoming.request_id IS NOT NULL AND f.exposure = incoming.exposure AND f.kind = '{kind}' AND f.unit IS NULL"""  # noqa: S608
+        WHERE incoming.request_id IS NOT NULL AND f.exposure = incoming.exposure AND f.kind = '{kind}' AND f.unit IS NULL"""
     by_unit = f"""UPDATE temp.incoming SET old_{kind} = f.{kind} FROM feedback AS f
         WHERE f.unit = incoming.unit AND f.kind = '{kind}' AND f.unit_at = incoming.unit_at
-        AND f."release" = incoming."release" """  # noqa: S608
+        AND f."release" = incoming."release" """
     return by_request, by_unit
 
 
@@ -133,7 +141,7 @@ def _put(kind: str, by_unit: bool) -> str:
         SELECT exposure, "release", '{kind}', unit, unit_at, {kind}, ?, 0 FROM temp.incoming
         WHERE exposure IS NOT NULL AND {kind} IS NOT NULL AND unit IS {"NOT " if by_unit else ""}NULL ORDER BY line
         ON CONFLICT {target} DO UPDATE SET {kind} = excluded.{kind}, corrections = corrections + 1
-        WHERE {kind} IS NOT excluded.{kind}"""  # noqa: S608
+        WHERE {kind} IS NOT excluded.{kind}"""
 
 
 def _put_pending(kind: str, by_unit: bool) -> str:
@@ -142,7 +150,7 @@ def _put_pending(kind: str, by_unit: bool) -> str:
     return f"""INSERT INTO feedback (exposure, "release", kind, unit, unit_at, {kind}, joined, corrections)
         SELECT e.id, e."release", '{kind}', p.unit, p.unit_at, p.{kind}, ?, 0
         FROM exposures AS e CROSS JOIN pending_feedback AS p WHERE e.id > ? AND {on} AND p.{kind} IS NOT NULL
-        ORDER BY e.id ON CONFLICT DO NOTHING"""  # noqa: S608
+        ORDER BY e.id ON CONFLICT DO NOTHING"""
 
 
 _KINDS: Final = ("label", "reward")
@@ -153,23 +161,25 @@ _REPLACED: Final = (
 )
 _COUNT: Final = f"""
     SELECT count(*), count(exposure), count(*) FILTER (WHERE exposure IS NOT NULL AND {_CHANGED}),
-           count(*) FILTER (WHERE exposure IS NOT NULL AND {_REPLACED}) FROM temp.incoming"""  # noqa: S608
+           count(*) FILTER (WHERE exposure IS NOT NULL AND {_REPLACED}) FROM temp.incoming"""
 _COUNT_CORRECTIONS: Final = f"""
     INSERT INTO experiments ("release", corrections, updated)
     SELECT "release", count(*), 0 FROM temp.incoming WHERE exposure IS NOT NULL AND {_REPLACED} GROUP BY "release"
-    ON CONFLICT ("release") DO UPDATE SET corrections = corrections + excluded.corrections"""  # noqa: S608
+    ON CONFLICT ("release") DO UPDATE SET corrections = corrections + excluded.corrections"""
 _KEEP: Final = """
     INSERT INTO pending_feedback (request_id, unit, unit_at, label, reward, arrived)
     SELECT request_id, unit, unit_at, label, reward, ? FROM temp.incoming WHERE exposure IS NULL AND {which} IS NOT NULL LIMIT ?
     ON CONFLICT ({target}) WHERE {which} IS NOT NULL
-    DO UPDATE SET label = coalesce(excluded.label, label), reward = coalesce(excluded.reward, reward), arrived = excluded.arrived"""
+    DO UPDATE SET label = coalesce(excluded.label, label), reward = coalesce(excluded.reward, reward), arrived =
+    excluded.arrived"""
 _EXPOSURES_AFTER: Final = """
     SELECT id, revision, share, unit, arm, flags, error, latency_ms, at FROM exposures
-    WHERE id > ? AND "release" = ? AND share > 0 AND share < 1 ORDER BY id LIMIT ?"""
+    WHERE id > ? AND id <= ? AND "release" = ? AND share > 0 AND share < 1 ORDER BY id LIMIT ?"""
 _FEEDBACK_AFTER: Final = """
-    SELECT f.id, f.kind, f.label, f.reward, e.revision, e.share, e.unit, e.arm, e.flags, e.blue, e.green
+    SELECT f.id, f."release", f.label, f.reward, e.revision, e.share, e.unit, e.arm, e.flags, e.blue, e.green
     FROM feedback AS f JOIN exposures AS e ON e.id = f.exposure
-    WHERE f.id > ? AND f."release" = ? AND f.joined <= ? ORDER BY f.id LIMIT ?"""
+    WHERE f.id > ? AND f.joined <= ? ORDER BY f.id LIMIT ?"""
+_SCAN: Final = 20_000  # rows of the log that are looked through at a time
 
 
 class ExposureLog:
@@ -185,7 +195,7 @@ class ExposureLog:
 
         Returns how many rows were left out because their request id is in the log already.
         """
-        with self._store.writing() as connection:
+        with self._writing() as connection:
             execute = connection.exec_driver_sql
             last = int(execute("SELECT coalesce(max(id), 0) FROM exposures").scalar_one())
             added = 0
@@ -211,7 +221,7 @@ class ExposureLog:
             return Joined()
         by_unit = any(row.unit is not None for row in rows)
         text = _json([_fields(row) for row in rows])
-        with self._store.writing() as connection:
+        with self._writing() as connection:
             execute = connection.exec_driver_sql
             execute(_INCOMING)
             try:
@@ -238,17 +248,24 @@ class ExposureLog:
 
     # --- what the analysis reads --------------------------------------------------------------------------------------
 
-    def exposures_after(self, last: int, release: int, limit: int) -> list[tuple[Any, ...]]:
-        """Exposures of a release under a split, by id: (id, revision, share, unit, arm, flags, error, latency_ms, at)."""
-        with self._store.reading() as connection:
-            return [tuple(row) for row in connection.exec_driver_sql(_EXPOSURES_AFTER, (last, release, limit))]
-
-    def feedback_after(self, last: int, release: int, until: float, limit: int) -> list[tuple[Any, ...]]:
-        """Feedback of a release that was joined until a time, by id: (id, kind, label, reward, revision, share, unit, arm,
-        flags, blue's decision, green's).
+    def exposures_after(self, last: int, release: int, limit: int) -> tuple[list[tuple[Any, ...]], int]:
+        """The next exposures of a release under a split, by id: (id, revision, share, unit, arm, flags, error, latency_ms, at),
+        and the id up to which the log has been read with them. At most `limit` rows, out of at most 20,000.
         """
         with self._store.reading() as connection:
-            return [tuple(row) for row in connection.exec_driver_sql(_FEEDBACK_AFTER, (last, release, until, limit))]
+            execute = connection.exec_driver_sql
+            newest = int(execute("SELECT coalesce(max(id), 0) FROM exposures").scalar_one())
+            first = int(execute("SELECT coalesce(min(id), 0) FROM exposures").scalar_one())
+            end = min(max(last, first) + _SCAN, newest)
+            rows = [tuple(row) for row in execute(_EXPOSURES_AFTER, (last, end, release, limit))]
+        return rows, int(rows[-1][0]) if len(rows) == limit else max(end, last)
+
+    def feedback_after(self, last: int, until: float, limit: int) -> list[tuple[Any, ...]]:
+        """The next feedback of any release that was joined until a time, by id: (id, release, label, reward, revision, share,
+        unit, arm, flags, blue's decision, green's).
+        """
+        with self._store.reading() as connection:
+            return [tuple(row) for row in connection.exec_driver_sql(_FEEDBACK_AFTER, (last, until, limit))]
 
     def first_exposure(self) -> int:
         """The oldest id in the log; 0 while it is empty."""
@@ -294,8 +311,16 @@ class ExposureLog:
                 return 0
             gone = execute("DELETE FROM exposures WHERE id < ?", (end,)).rowcount
             for by_unit in ("NOT ", ""):  # apart, so that each finds its index
-                execute(f"DELETE FROM feedback WHERE exposure < ? AND unit IS {by_unit}NULL", (end,))  # noqa: S608
+                execute(f"DELETE FROM feedback WHERE exposure < ? AND unit IS {by_unit}NULL", (end,))
             return int(gone)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A writing transaction on a connection that is set for batches, and stays so."""
+        with self._store.writing() as connection:
+            for pragma in _FOR_BATCHES:
+                connection.exec_driver_sql(pragma)
+            yield connection
 
 
 def _join_pending(connection: Connection, last: int, now: float) -> None:

@@ -109,6 +109,60 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             state JSON
         )""",
     ),
+    (
+        """CREATE TABLE rollouts (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            "release" INTEGER NOT NULL,
+            attempt INTEGER NOT NULL,
+            state TEXT NOT NULL,
+            step INTEGER NOT NULL,
+            green_percent FLOAT NOT NULL,
+            revision INTEGER NOT NULL,
+            who TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            began FLOAT NOT NULL,
+            entered FLOAT NOT NULL,
+            clock FLOAT NOT NULL,
+            ended FLOAT,
+            policy JSON NOT NULL,
+            paused_from TEXT,
+            by_hand BOOLEAN NOT NULL,
+            shadow_before JSON,
+            base JSON NOT NULL,
+            settled BOOLEAN NOT NULL,
+            intent JSON
+        )""",
+        """CREATE TABLE rollout_moves (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            rollout INTEGER NOT NULL,
+            at FLOAT NOT NULL,
+            event TEXT NOT NULL,
+            from_state TEXT NOT NULL,
+            to_state TEXT NOT NULL,
+            step INTEGER NOT NULL,
+            green_percent FLOAT NOT NULL,
+            revision INTEGER NOT NULL,
+            who TEXT NOT NULL,
+            why TEXT NOT NULL,
+            verdict JSON,
+            evidence JSON,
+            live JSON
+        )""",
+        "CREATE INDEX rollout_moves_by_rollout ON rollout_moves (rollout, id)",
+        """CREATE TABLE rollout_records (
+            number INTEGER NOT NULL PRIMARY KEY,
+            at FLOAT NOT NULL,
+            previous TEXT NOT NULL,
+            hash TEXT NOT NULL,
+            document TEXT NOT NULL
+        )""",
+        """CREATE TABLE rollout_controller (
+            id INTEGER NOT NULL PRIMARY KEY,
+            epoch INTEGER NOT NULL,
+            holder TEXT NOT NULL,
+            since FLOAT NOT NULL
+        )""",
+    ),
 )
 
 

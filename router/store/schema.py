@@ -64,9 +64,9 @@ pairs = Table(
     sqlite_autoincrement=True,
 )
 
-# The prediction log: live exchanges. `share` is green's share (0 to 1) under the plan revision that routed the request, `arm` the
-# arm that it gave the request to, `unit` the (hashed) split key, `flags` those of `router.store.exposures`, `at` when it came.
-# `blue` and `green` are what each arm decided, as far as it is known, in the words of `shadow.decisions`.
+# The prediction log: live exchanges. `share` is green's share (0 to 1) under the plan revision that routed the request, `arm`
+# the arm that it gave the request to, `unit` the (hashed) split key, `flags` those of `router.store.exposures`, `at` when it
+# came. `blue` and `green` are what each arm decided, as far as it is known, in the words of `shadow.decisions`.
 exposures = Table(
     "exposures",
     metadata,
@@ -89,8 +89,9 @@ exposures = Table(
     sqlite_autoincrement=True,
 )
 
-# Ground truth that came late, one row for each value (`kind` is label or reward) of an exposure. `unit` is set where the feedback
-# named a unit, not a request; `unit_at` is then the time it named, 0 for none. Ids only grow: they are the order of arrival.
+# Ground truth that came late, one row for each value (`kind` is label or reward) of an exposure. `unit` is set where the
+# feedback named a unit, not a request; `unit_at` is then the time it named, 0 for none. Ids only grow: they are the order of
+# arrival.
 feedback = Table(
     "feedback",
     metadata,
@@ -134,4 +135,74 @@ experiments = Table(
     Column("corrections", Integer, nullable=False),
     Column("updated", Float, nullable=False),
     Column("state", JSON(none_as_null=True)),
+)
+
+# Rollouts: one row each, the newest is the present one (router/rollout/rollout.py says what the columns mean).
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("release", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("green_percent", Float, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("began", Float, nullable=False),
+    Column("entered", Float, nullable=False),
+    Column("clock", Float, nullable=False),
+    Column("ended", Float),
+    Column("policy", JSON, nullable=False),
+    Column("paused_from", Text),
+    Column("by_hand", Boolean, nullable=False),
+    Column("shadow_before", JSON(none_as_null=True)),
+    Column("base", JSON, nullable=False),
+    Column("settled", Boolean, nullable=False),
+    Column("intent", JSON(none_as_null=True)),
+    sqlite_autoincrement=True,
+)
+
+# Every transition of a rollout, with the evidence on which it was made.
+rollout_moves = Table(
+    "rollout_moves",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("rollout", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("from_state", Text, nullable=False),
+    Column("to_state", Text, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("green_percent", Float, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("verdict", JSON(none_as_null=True)),
+    Column("evidence", JSON(none_as_null=True)),
+    Column("live", JSON(none_as_null=True)),
+    Index("rollout_moves_by_rollout", "rollout", "id"),
+    sqlite_autoincrement=True,
+)
+
+# What each ended rollout leaves; `hash` covers `previous` and `document` (router/rollout/records.py).
+rollout_records = Table(
+    "rollout_records",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at", Float, nullable=False),
+    Column("previous", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+    Column("document", Text, nullable=False),
+)
+
+# Who may act: the process that wrote this row last. One row, id 1.
+rollout_controller = Table(
+    "rollout_controller",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", Integer, nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("since", Float, nullable=False),
 )

@@ -45,7 +45,8 @@ class RecordedPair:
 _ADD_HISTORY = insert(schema.history).on_conflict_do_nothing(index_elements=["revision"])
 _ADD_EVENT = insert(schema.history).returning(schema.history.c.id)
 _ADD_RELEASE = insert(schema.releases).on_conflict_do_nothing(index_elements=["release"])
-_ADD_PAIR = insert(schema.pairs).returning(schema.pairs.c.id)
+_ADD_PAIR = insert(schema.pairs)
+_LAST_ID = select(func.last_insert_rowid())
 _ADD_EVIDENCE = insert(schema.evidence)
 _SAVE_EVIDENCE = _ADD_EVIDENCE.on_conflict_do_update(
     index_elements=["release"],
@@ -172,7 +173,13 @@ class Store:
         with self.writing() as connection:
             if replacing:
                 connection.execute(delete(table).where(table.c.id.in_(replacing)))
-            return [int(connection.execute(_ADD_PAIR, row).scalar_one()) for row in rows]
+            if not rows:
+                return []
+            # In one go: a statement for each that returns its id takes five times as long. The ids are known anyway, since
+            # under the write lock AUTOINCREMENT makes each of them the one before and one.
+            connection.execute(_ADD_PAIR, rows)
+            last = int(connection.execute(_LAST_ID).scalar_one())
+            return list(range(last - len(rows) + 1, last + 1))
 
     def pairs(self, release: int | None = None, *, disagreeing: bool = False, limit: int = 100) -> list[dict[str, Any]]:
         """Recorded pairs, newest first: `{id, release, when, request_id, agree, disagreement, content}`."""

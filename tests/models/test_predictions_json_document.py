@@ -28,6 +28,39 @@ def test_exact_integers_and_what_python_servers_send():
     assert json_document.load('["ü"]'.encode("utf-16")) == ["ü"]
 
 
+PIECES = [
+    b"{}",
+    b"[1]",
+    b'{"a":[1,2.5,"\xc3\xbc"]}',
+    b" ",
+    b"\n",
+    b"\t",
+    b"\0",
+    b"[",
+    b"}",
+    b'"',
+    b"1",
+    b"\xef\xbb\xbf",
+    b"\xff",
+    b"\x0b",
+]
+
+
+@given(
+    st.lists(st.sampled_from(PIECES), max_size=4).map(b"".join), st.sampled_from(["utf-8", "utf-16", "utf-16-le", "utf-32-be"])
+)
+def test_it_reads_what_json_loads_reads(body, encoding):
+    body = body if encoding == "utf-8" else body.decode("latin-1").encode(encoding)
+    try:
+        expected = json.loads(body)
+    except ValueError as error:  # what is compared with is json.loads itself, not the code under test
+        with pytest.raises(Unreadable, match="not json") as refused:
+            json_document.load(body)
+        assert refused.value.detail == str(error)
+    else:
+        assert json_document.load(body) == expected
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[1,]", b"\xff", b"[1] x", b"nul", b"'a'", b"1" * 5000, b"\x00", b'"\xed\xa0"'])
 def test_not_json(body):
     assert reason_of(body) is Reason.NOT_JSON

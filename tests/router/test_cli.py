@@ -134,7 +134,8 @@ def test_tables(process: ControlProcess, at: tuple[str, str]) -> None:
         release = client.put("/v1/arms/green", json={"name": "v4", "servers": ["http://127.0.0.1:9104"]}).json()["release"]
     store = Store(process.state.store)
     rate = {"n": 40, "rate": 0.95, "ci": [0.83, 0.99]}
-    latency = {"p50": {"blue": 1.25, "green": 1.5, "difference_ci": [0.1, 0.4]}}
+    times = {"blue": {"p50": 1.25}, "green": {"p50": 1.5}, "difference_ms": {"p50": {"estimate": 0.25, "ci": [0.1, 0.4]}}}
+    latency = {"paired": {"n": 40, **times}}
     store.save_evidence(release, {"pairs": 40, "dropped": 2, "agreement": rate, "latency": latency}, 5.0)
     store.add_pairs([RecordedPair(release, 5.0, "request-7", False, "label 0 against 1", {})])
     store.close()
@@ -144,7 +145,7 @@ def test_tables(process: ControlProcess, at: tuple[str, str]) -> None:
     evidence = bluegreen("evidence", *at).out
     for text in ("v4 against iris-v1", "0.9500", "0.8300 to 0.9900", "40 pairs compared, 2 sampled", "verdict: hold"):
         assert text in evidence
-    assert "p50.difference_ci" in evidence
+    assert "+0.10 to +0.40" in evidence
     assert "candidate v4" in bluegreen("history", "--last", "1", *at).out
     bluegreen("split", "0", "--reason", "the [red] one [/]", *at)
     assert "the [red] one [/]" in bluegreen("history", "--last", "1", *at).out

@@ -96,7 +96,12 @@ BAD = [
     Bad("9112 3.2.4", "an asterisk for another method than OPTIONS", b"GET * HTTP/1.1\r\n" + HOST + b"\r\n"),
     Bad("9110 9.3.6", "CONNECT", b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", 501),
     Bad("9113 3.4", "the method of the HTTP/2 preface", b"PRI / HTTP/1.1\r\n" + HOST + b"\r\n", 505),
-    Bad("9112 6.3", "CONNECT to a path: its 2xx would be a tunnel to the server only", b"CONNECT / HTTP/1.1\r\n" + HOST + b"\r\n", 501),
+    Bad(
+        "9112 6.3",
+        "CONNECT to a path: its 2xx would be a tunnel to the server only",
+        b"CONNECT / HTTP/1.1\r\n" + HOST + b"\r\n",
+        501,
+    ),
     # --- lines
     Bad("9112 2.2", "bare LF for all line ends", b"GET / HTTP/1.1\nHost: a\n\n"),
     Bad("9112 2.2", "bare LF after the request line", b"GET / HTTP/1.1\nHost: a\r\n\r\n"),
@@ -143,8 +148,16 @@ BAD = [
     Bad("9112 3.2", "a port of six digits in Host", fields(b"Host: a:808080")),
     Bad("9112 3.2", "half an IPv6 address in Host", fields(b"Host: [::1")),
     # --- the length
-    Bad("9112 6.3", "Content-Length and Transfer-Encoding", post(b"Content-Length: 5", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n")),
-    Bad("9112 6.3", "Transfer-Encoding and Content-Length", post(b"Transfer-Encoding: chunked", b"Content-Length: 5", body=b"0\r\n\r\n")),
+    Bad(
+        "9112 6.3",
+        "Content-Length and Transfer-Encoding",
+        post(b"Content-Length: 5", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
+    ),
+    Bad(
+        "9112 6.3",
+        "Transfer-Encoding and Content-Length",
+        post(b"Transfer-Encoding: chunked", b"Content-Length: 5", body=b"0\r\n\r\n"),
+    ),
     Bad("9112 6.3", "two lengths", post(b"Content-Length: 5", b"Content-Length: 6", body=b"hello")),
     Bad("own", "the same length twice", post(b"Content-Length: 5", b"content-length: 5", body=b"hello")),
     Bad("own", "a list of equal lengths", post(b"Content-Length: 5, 5", body=b"hello")),
@@ -168,7 +181,11 @@ BAD = [
     Bad("9112 6.1", "chunked twice", post(b"Transfer-Encoding: chunked, chunked", body=b"0\r\n\r\n")),
     Bad("9112 6.1", "chunked not last", post(b"Transfer-Encoding: chunked, gzip", body=b"0\r\n\r\n")),
     Bad("9112 6.1", "two fields", post(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n")),
-    Bad("9112 6.1", "two fields, identity", post(b"Transfer-Encoding: chunked", b"Transfer-Encoding: identity", body=b"0\r\n\r\n")),
+    Bad(
+        "9112 6.1",
+        "two fields, identity",
+        post(b"Transfer-Encoding: chunked", b"Transfer-Encoding: identity", body=b"0\r\n\r\n"),
+    ),
     Bad("9112 7", "identity", post(b"Transfer-Encoding: identity", body=b"0\r\n\r\n")),
     Bad("9112 7", "an empty coding", post(b"Transfer-Encoding:", body=b"0\r\n\r\n")),
     Bad("9112 7", "an empty element before it", post(b"Transfer-Encoding: , chunked", body=b"0\r\n\r\n")),
@@ -177,7 +194,11 @@ BAD = [
     Bad("9112 7", "chunked in quotes", post(b'Transfer-Encoding: "chunked"', body=b"0\r\n\r\n")),
     Bad("9112 7", "chunked with a control character", post(b"Transfer-Encoding: \x0bchunked", body=b"0\r\n\r\n")),
     Bad("9112 7", "chunked with a byte over 127", post(b"Transfer-Encoding: chunked\xa0", body=b"0\r\n\r\n")),
-    Bad("9112 6.1", "chunked from an HTTP/1.0 client", b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    Bad(
+        "9112 6.1",
+        "chunked from an HTTP/1.0 client",
+        b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ),
     # --- chunks
     Bad("9112 7.1", "a size that is no number", framed(b"xyz\r\n")),
     Bad("9112 7.1", "no size", framed(b"\r\nhello\r\n0\r\n\r\n")),
@@ -284,21 +305,70 @@ GOOD = [
     Good("9112 2.2", "an empty line before the request", b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", line=b"GET / HTTP/1.1"),
     Good("9112 3.2.1", "a path with a query", b"GET /a/b;c=1?d=%20&e HTTP/1.1\r\nHost: a\r\n\r\n"),
     Good("9112 3.2.1", "a path is not normalised", b"GET //a/../b/./%2e%2E/%zz?? HTTP/1.1\r\nHost: a\r\n\r\n"),
-    Good("9112 3.2.2", "an absolute target", b"GET http://b/x?y HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /x?y HTTP/1.1", {b"host": [b"b"]}),
-    Good("9112 3.2.2", "an absolute target with a port", b"GET HTTP://B.c:80/ HTTP/1.1\r\nHost: a\r\n\r\n", b"GET / HTTP/1.1", {b"host": [b"B.c:80"]}),
-    Good("9112 3.2.2", "an absolute target without a path", b"GET http://b HTTP/1.1\r\nHost: a\r\n\r\n", b"GET / HTTP/1.1", {b"host": [b"b"]}),
-    Good("9112 3.2.2", "an absolute target with only a query", b"GET http://b?q HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /?q HTTP/1.1", {b"host": [b"b"]}),
-    Good("9112 3.2.2", "an absolute https target", b"GET https://[::1]:9/z HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /z HTTP/1.1", {b"host": [b"[::1]:9"]}),
-    Good("9112 3.2.2", "an absolute target of an HTTP/1.0 client", b"GET http://b/x HTTP/1.0\r\n\r\n", b"GET /x HTTP/1.1", {b"host": [b"b"]}),
+    Good(
+        "9112 3.2.2",
+        "an absolute target",
+        b"GET http://b/x?y HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /x?y HTTP/1.1",
+        {b"host": [b"b"]},
+    ),
+    Good(
+        "9112 3.2.2",
+        "an absolute target with a port",
+        b"GET HTTP://B.c:80/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1",
+        {b"host": [b"B.c:80"]},
+    ),
+    Good(
+        "9112 3.2.2",
+        "an absolute target without a path",
+        b"GET http://b HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1",
+        {b"host": [b"b"]},
+    ),
+    Good(
+        "9112 3.2.2",
+        "an absolute target with only a query",
+        b"GET http://b?q HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /?q HTTP/1.1",
+        {b"host": [b"b"]},
+    ),
+    Good(
+        "9112 3.2.2",
+        "an absolute https target",
+        b"GET https://[::1]:9/z HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /z HTTP/1.1",
+        {b"host": [b"[::1]:9"]},
+    ),
+    Good(
+        "9112 3.2.2",
+        "an absolute target of an HTTP/1.0 client",
+        b"GET http://b/x HTTP/1.0\r\n\r\n",
+        b"GET /x HTTP/1.1",
+        {b"host": [b"b"]},
+    ),
     Good("9112 3.2.4", "OPTIONS *", b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n"),
-    Good("9112 3.2.4", "OPTIONS of a host", b"OPTIONS http://b HTTP/1.1\r\nHost: a\r\n\r\n", b"OPTIONS * HTTP/1.1", {b"host": [b"b"]}),
+    Good(
+        "9112 3.2.4",
+        "OPTIONS of a host",
+        b"OPTIONS http://b HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"OPTIONS * HTTP/1.1",
+        {b"host": [b"b"]},
+    ),
     Good("9110 9.1", "a method of its own", b"M-SEARCH /x HTTP/1.1\r\nHost: a\r\n\r\n"),
     Good("9110 9.1", "methods are case-sensitive", b"get / HTTP/1.1\r\nHost: a\r\n\r\n"),
     Good("9110 9.3.5", "DELETE with a body", b"DELETE / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nxy"),
     Good("9110 9.3.1", "GET with a body", b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nxy"),
-    Good("9110 2.5", "HTTP/1.0 goes on as HTTP/1.1", b"GET /x HTTP/1.0\r\nHost: a\r\n\r\n", b"GET /x HTTP/1.1", {b"host": [b"a"]}),
+    Good(
+        "9110 2.5", "HTTP/1.0 goes on as HTTP/1.1", b"GET /x HTTP/1.0\r\nHost: a\r\n\r\n", b"GET /x HTTP/1.1", {b"host": [b"a"]}
+    ),
     Good("9112 3.2", "an empty Host", b"GET / HTTP/1.1\r\nHost:\r\n\r\n", there={b"host": [b""]}),
-    Good("9112 3.2", "Host as the client sent it", fields(b"hOsT:   Models.Example:8000\t"), there={b"host": [b"Models.Example:8000"]}),
+    Good(
+        "9112 3.2",
+        "Host as the client sent it",
+        fields(b"hOsT:   Models.Example:8000\t"),
+        there={b"host": [b"Models.Example:8000"]},
+    ),
     Good("9112 3.2", "Host with an IPv6 address", fields(b"Host: [2001:db8::1]:80"), there={b"host": [b"[2001:db8::1]:80"]}),
     # --- fields that go on
     Good("9110 5.1", "a name of every token character", hosted(EVERY_TOKEN + b": x"), there={EVERY_TOKEN.lower(): [b"x"]}),
@@ -308,37 +378,119 @@ GOOD = [
     Good("9110 5.3", "repeated fields in order", hosted(b"x: 1", b"y: 2", b"X: 3"), there={b"x": [b"1", b"3"], b"y": [b"2"]}),
     Good("9110 11.6.2", "Authorization", hosted(b"Authorization: Bearer x"), there={b"authorization": [b"Bearer x"]}),
     Good("9110 12.5.3", "Accept-Encoding", hosted(b"Accept-Encoding: gzip, br"), there={b"accept-encoding": [b"gzip, br"]}),
-    Good("trace-context 3", "traceparent and tracestate", hosted(b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", b"tracestate: a=b"),
-         there={b"traceparent": [b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"], b"tracestate": [b"a=b"]}),
+    Good(
+        "trace-context 3",
+        "traceparent and tracestate",
+        hosted(b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", b"tracestate: a=b"),
+        there={b"traceparent": [b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"], b"tracestate": [b"a=b"]},
+    ),
     Good("6265 4.2", "Cookie", hosted(b"Cookie: a=b; c=d"), there={b"cookie": [b"a=b; c=d"]}),
-    Good("own", "a name that only looks like a framing field", hosted(b"x-content-length: 9", b"transfer-encoding-x: chunked"),
-         there={b"x-content-length": [b"9"], b"transfer-encoding-x": [b"chunked"]}),
+    Good(
+        "own",
+        "a name that only looks like a framing field",
+        hosted(b"x-content-length: 9", b"transfer-encoding-x: chunked"),
+        there={b"x-content-length": [b"9"], b"transfer-encoding-x": [b"chunked"]},
+    ),
     # --- fields that end here
     Good("9110 7.6.1", "Connection: close", hosted(b"Connection: close"), gone=(b"connection",)),
-    Good("9110 7.6.1", "Connection: keep-alive", hosted(b"Connection: keep-alive", b"Keep-Alive: timeout=5"), gone=(b"connection", b"keep-alive")),
-    Good("9110 7.6.1", "a nominated field", hosted(b"Connection: X-Own", b"x-own: 1", b"x-own: 2", b"x-owner: 3"),
-         there={b"x-owner": [b"3"]}, gone=(b"connection", b"x-own")),
-    Good("9110 7.6.1", "nominated fields of two Connections", hosted(b"Connection: a,,b ,", b"connection: C", b"a: 1", b"b: 2", b"c: 3", b"d: 4"),
-         there={b"d": [b"4"]}, gone=(b"connection", b"a", b"b", b"c")),
-    Good("9110 7.6.1", "nominated Trailer and TE", hosted(b"Connection: trailer, te", b"Trailer: x", b"TE: trailers"), gone=(b"connection", b"trailer", b"te")),
-    Good("own", "nominating what frames or addresses a message", post(b"Connection: content-length, host", b"Content-Length: 2", body=b"xy"),
-         there={b"host": [b"a"], b"content-length": [b"2"]}, gone=(b"connection",)),
-    Good("own", "nominating Transfer-Encoding", post(b"Connection: transfer-encoding", b"Transfer-Encoding: chunked", body=chunked(b"xy")),
-         there={b"transfer-encoding": [b"chunked"]}, gone=(b"connection",)),
+    Good(
+        "9110 7.6.1",
+        "Connection: keep-alive",
+        hosted(b"Connection: keep-alive", b"Keep-Alive: timeout=5"),
+        gone=(b"connection", b"keep-alive"),
+    ),
+    Good(
+        "9110 7.6.1",
+        "a nominated field",
+        hosted(b"Connection: X-Own", b"x-own: 1", b"x-own: 2", b"x-owner: 3"),
+        there={b"x-owner": [b"3"]},
+        gone=(b"connection", b"x-own"),
+    ),
+    Good(
+        "9110 7.6.1",
+        "nominated fields of two Connections",
+        hosted(b"Connection: a,,b ,", b"connection: C", b"a: 1", b"b: 2", b"c: 3", b"d: 4"),
+        there={b"d": [b"4"]},
+        gone=(b"connection", b"a", b"b", b"c"),
+    ),
+    Good(
+        "9110 7.6.1",
+        "nominated Trailer and TE",
+        hosted(b"Connection: trailer, te", b"Trailer: x", b"TE: trailers"),
+        gone=(b"connection", b"trailer", b"te"),
+    ),
+    Good(
+        "own",
+        "nominating what frames or addresses a message",
+        post(b"Connection: content-length, host", b"Content-Length: 2", body=b"xy"),
+        there={b"host": [b"a"], b"content-length": [b"2"]},
+        gone=(b"connection",),
+    ),
+    Good(
+        "own",
+        "nominating Transfer-Encoding",
+        post(b"Connection: transfer-encoding", b"Transfer-Encoding: chunked", body=chunked(b"xy")),
+        there={b"transfer-encoding": [b"chunked"]},
+        gone=(b"connection",),
+    ),
     Good("9110 7.6.1", "Proxy-Connection", hosted(b"Proxy-Connection: keep-alive"), gone=(b"proxy-connection",)),
     Good("9110 11.7.2", "Proxy-Authorization", hosted(b"Proxy-Authorization: Basic eDp5"), gone=(b"proxy-authorization",)),
     Good("9110 10.1.4", "TE", hosted(b"TE: trailers, deflate;q=0.5", b"Connection: te"), gone=(b"te", b"connection")),
     Good("9110 7.8", "Upgrade that Connection does not name", hosted(b"Upgrade: websocket"), gone=(b"upgrade", b"connection")),
-    Good("9110 7.8", "Upgrade of an HTTP/1.0 client", b"GET / HTTP/1.0\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", b"GET / HTTP/1.1", gone=(b"upgrade", b"connection")),
-    Good("own", "Connection: keep-alive twice", hosted(b"Connection: keep-alive", b"Connection: keep-alive", b"x: y"), there={b"x": [b"y"]}, gone=(b"connection",)),
-    Good("own", "the router's own fields are not the client's to set", hosted(b"x-bluegreen-arm: green", b"x-bluegreen-shadow: 1"), gone=(b"x-bluegreen-arm", b"x-bluegreen-shadow")),
+    Good(
+        "9110 7.8",
+        "Upgrade of an HTTP/1.0 client",
+        b"GET / HTTP/1.0\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"GET / HTTP/1.1",
+        gone=(b"upgrade", b"connection"),
+    ),
+    Good(
+        "own",
+        "Connection: keep-alive twice",
+        hosted(b"Connection: keep-alive", b"Connection: keep-alive", b"x: y"),
+        there={b"x": [b"y"]},
+        gone=(b"connection",),
+    ),
+    Good(
+        "own",
+        "Upgrade of a request with a body",
+        post(b"Connection: upgrade", b"Upgrade: h2c", b"Content-Length: 5", body=b"hello"),
+        gone=(b"upgrade", b"connection"),
+    ),
+    Good(
+        "own",
+        "the router's own fields are not the client's to set",
+        hosted(b"x-bluegreen-arm: green", b"x-bluegreen-shadow: 1"),
+        gone=(b"x-bluegreen-arm", b"x-bluegreen-shadow"),
+    ),
     # --- fields that the router writes
     Good("9110 7.6.3", "Via", hosted(), there={b"via": [b"1.1 bluegreen"]}),
-    Good("9110 7.6.3", "Via after the Via of others", hosted(b"Via: 1.0 fred, 1.1 p.example"), there={b"via": [b"1.0 fred, 1.1 p.example", b"1.1 bluegreen"]}),
-    Good("9110 7.6.3", "Via of an HTTP/1.0 request", b"GET / HTTP/1.0\r\nHost: a\r\n\r\n", b"GET / HTTP/1.1", {b"via": [b"1.0 bluegreen"]}),
-    Good("7239 8.1", "X-Forwarded fields of a client nobody trusts", hosted(b"X-Forwarded-For: 1.2.3.4", b"X-Forwarded-Proto: https", b"x-forwarded-host: evil", b"Forwarded: for=1.2.3.4"),
-         there={b"x-forwarded-for": [b"127.0.0.1"], b"x-forwarded-proto": [b"http"], b"x-forwarded-host": [b"a"]}, gone=(b"forwarded",)),
-    Good("own", "X-Forwarded-Host is the Host of the request", fields(b"Host: models.example:81"), there={b"x-forwarded-host": [b"models.example:81"]}),
+    Good(
+        "9110 7.6.3",
+        "Via after the Via of others",
+        hosted(b"Via: 1.0 fred, 1.1 p.example"),
+        there={b"via": [b"1.0 fred, 1.1 p.example", b"1.1 bluegreen"]},
+    ),
+    Good(
+        "9110 7.6.3",
+        "Via of an HTTP/1.0 request",
+        b"GET / HTTP/1.0\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1",
+        {b"via": [b"1.0 bluegreen"]},
+    ),
+    Good(
+        "7239 8.1",
+        "X-Forwarded fields of a client nobody trusts",
+        hosted(b"X-Forwarded-For: 1.2.3.4", b"X-Forwarded-Proto: https", b"x-forwarded-host: evil", b"Forwarded: for=1.2.3.4"),
+        there={b"x-forwarded-for": [b"127.0.0.1"], b"x-forwarded-proto": [b"http"], b"x-forwarded-host": [b"a"]},
+        gone=(b"forwarded",),
+    ),
+    Good(
+        "own",
+        "X-Forwarded-Host is the Host of the request",
+        fields(b"Host: models.example:81"),
+        there={b"x-forwarded-host": [b"models.example:81"]},
+    ),
     Good("own", "x-request-id is kept", hosted(b"X-Request-ID: Own/id=1"), there={b"x-request-id": [b"Own/id=1"]}),
     # --- bodies
     Good("9112 6.2", "a body of a length", post(b"Content-Length: 5", body=b"hello")),
@@ -352,12 +504,28 @@ GOOD = [
     Good("9112 7.1", "sizes with zeros and capitals", framed(b"0000A\r\n0123456789\r\n000\r\n\r\n")),
     Good("9112 7.1", "CRLF in the data", framed(b"4\r\n\r\n\r\n\r\n5\r\n0\r\n\r\n\r\n0\r\n\r\n")),
     Good("9112 7.1.1", "extensions", framed(b'5;a;b=c;d="e;f \\,"\r\nhello\r\n0;last\r\n\r\n'.replace(b"\\", b""))),
-    Good("9112 7.1.2", "trailers", post(b"Transfer-Encoding: chunked", b"Trailer: x-sum", body=chunked(b"abc", trailers=b"x-sum: 3\r\nx-b: \xff\r\n")),
-         there={b"trailer": [b"x-sum"]}),
-    Good("own", "gzip is not undone", post(b"Content-Encoding: gzip", b"Content-Length: %d" % len(gzip.compress(b"x" * 99, mtime=0)), body=gzip.compress(b"x" * 99, mtime=0)),
-         there={b"content-encoding": [b"gzip"]}),
-    Good("open inference binary", "a binary tensor", post(b"Inference-Header-Content-Length: 12", b"Content-Length: 20", body=b'{"inputs":1}\x00\x01\x02\xff\r\n\r\n'),
-         there={b"inference-header-content-length": [b"12"]}),
+    Good(
+        "9112 7.1.2",
+        "trailers",
+        post(b"Transfer-Encoding: chunked", b"Trailer: x-sum", body=chunked(b"abc", trailers=b"x-sum: 3\r\nx-b: \xff\r\n")),
+        there={b"trailer": [b"x-sum"]},
+    ),
+    Good(
+        "own",
+        "gzip is not undone",
+        post(
+            b"Content-Encoding: gzip",
+            b"Content-Length: %d" % len(gzip.compress(b"x" * 99, mtime=0)),
+            body=gzip.compress(b"x" * 99, mtime=0),
+        ),
+        there={b"content-encoding": [b"gzip"]},
+    ),
+    Good(
+        "open inference binary",
+        "a binary tensor",
+        post(b"Inference-Header-Content-Length: 12", b"Content-Length: 20", body=b'{"inputs":1}\x00\x01\x02\xff\r\n\r\n'),
+        there={b"inference-header-content-length": [b"12"]},
+    ),
     Good("9110 10.1.1", "Expect without a body", post(b"Expect: 100-continue", b"Content-Length: 0")),
 ]
 
@@ -388,7 +556,9 @@ def test_passed_on(router: Router, blue: Upstream, client: Client, case: Good) -
     assert sorted(n for n, _ in seen.fields if n not in added) == sorted(n for n in sent if n not in (added | set(case.gone)))
 
 
-@pytest.mark.parametrize("own", [b"two words", b"", b"x" * 201, b"caf\xc3\xa9"], ids=["a space", "empty", "too long", "over 127"])
+@pytest.mark.parametrize(
+    "own", [b"two words", b"", b"x" * 201, b"caf\xc3\xa9"], ids=["a space", "empty", "too long", "over 127"]
+)
 def test_request_id_that_cannot_be_kept_is_made_anew(client: Client, blue: Upstream, own: bytes) -> None:
     answer = client.asks(hosted(b"x-request-id: " + own))
     made = answer.header(b"x-request-id")
@@ -417,7 +587,9 @@ def test_forwarded_fields_of_a_trusted_proxy(tmp_path: Any, blue: Upstream) -> N
     settings = {**SETTINGS, "forwarded": {"trust": ["127.0.0.0/8"]}}
     with Router(tmp_path, blue, settings=settings) as router:
         router.asks(
-            hosted(b"X-Forwarded-For: 1.2.3.4", b"x-forwarded-for: 5.6.7.8", b"X-Forwarded-Proto: https", b"Forwarded: for=1.2.3.4")
+            hosted(
+                b"X-Forwarded-For: 1.2.3.4", b"x-forwarded-for: 5.6.7.8", b"X-Forwarded-Proto: https", b"Forwarded: for=1.2.3.4"
+            )
         )
         router.asks(hosted(b"x-forwarded-host: shop.example"))
         router.asks(hosted())

@@ -61,56 +61,208 @@ GOOD = [
     Case("9112 6.2", "a length of 0", answer(b"Content-Length: 0")),
     Case("9112 6.2", "every byte", answer(b"Content-Length: 256", body=bytes(range(256)))),
     Case("9112 7.1", "chunks", framed(chunked(b"hello", b"world"))),
-    Case("9112 7.1", "chunks with trailers", answer(b"Trailer: x-sum", b"Transfer-Encoding: chunked", body=LONG), there={b"trailer": [b"x-sum"]}),
+    Case(
+        "9112 7.1",
+        "chunks with trailers",
+        answer(b"Trailer: x-sum", b"Transfer-Encoding: chunked", body=LONG),
+        there={b"trailer": [b"x-sum"]},
+    ),
     Case("9112 7.1.1", "chunks with extensions", framed(b'5;a="b";c\r\nhello\r\n000;d=e\r\n\r\n')),
-    Case("9112 6.3", "until the close becomes chunked", answer(body=b"hello"), wire=b"5\r\nhello\r\n0\r\n\r\n", there={b"transfer-encoding": [b"chunked"]}, closes=True),
-    Case("9112 6.3", "nothing until the close", answer(), wire=b"0\r\n\r\n", there={b"transfer-encoding": [b"chunked"]}, closes=True),
-    Case("9112 6.3", "until the close, to an HTTP/1.0 client", answer(body=b"hello"), OLD_KEPT, wire=b"hello", gone=(b"transfer-encoding",), stays=False, closes=True),
-    Case("9112 6.1", "chunks to an HTTP/1.0 client", answer(b"Trailer: x-sum", b"Transfer-Encoding: chunked", body=LONG), OLD_KEPT, wire=b"hello" + b"world" * 1000,
-         gone=(b"transfer-encoding", b"trailer"), stays=False),
+    Case(
+        "9112 6.3",
+        "until the close becomes chunked",
+        answer(body=b"hello"),
+        wire=b"5\r\nhello\r\n0\r\n\r\n",
+        there={b"transfer-encoding": [b"chunked"]},
+        closes=True,
+    ),
+    Case(
+        "9112 6.3",
+        "nothing until the close",
+        answer(),
+        wire=b"0\r\n\r\n",
+        there={b"transfer-encoding": [b"chunked"]},
+        closes=True,
+    ),
+    Case(
+        "9112 6.3",
+        "until the close, to an HTTP/1.0 client",
+        answer(body=b"hello"),
+        OLD_KEPT,
+        wire=b"hello",
+        gone=(b"transfer-encoding",),
+        stays=False,
+        closes=True,
+    ),
+    Case(
+        "9112 6.1",
+        "chunks to an HTTP/1.0 client",
+        answer(b"Trailer: x-sum", b"Transfer-Encoding: chunked", body=LONG),
+        OLD_KEPT,
+        wire=b"hello" + b"world" * 1000,
+        gone=(b"transfer-encoding", b"trailer"),
+        stays=False,
+    ),
     Case("9112 9.3", "a length to an HTTP/1.0 client", answer(b"Content-Length: 5", body=b"hello"), OLD, stays=False),
-    Case("9112 9.3", "a length to an HTTP/1.0 client that stays", answer(b"Content-Length: 5", body=b"hello"), OLD_KEPT, there={b"connection": [b"keep-alive"]}),
-    Case("9112 9.6", "a client that closes", answer(b"Content-Length: 5", body=b"hello"), b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Close\r\n\r\n",
-         there={b"connection": [b"close"]}, stays=False),
-    Case("9112 9.6", "a server that closes does not close the client", answer(b"Content-Length: 5", b"Connection: close", body=b"hello"), gone=(b"connection",), closes=True),
+    Case(
+        "9112 9.3",
+        "a length to an HTTP/1.0 client that stays",
+        answer(b"Content-Length: 5", body=b"hello"),
+        OLD_KEPT,
+        there={b"connection": [b"keep-alive"]},
+    ),
+    Case(
+        "9112 9.6",
+        "a client that closes",
+        answer(b"Content-Length: 5", body=b"hello"),
+        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Close\r\n\r\n",
+        there={b"connection": [b"close"]},
+        stays=False,
+    ),
+    Case(
+        "9112 9.6",
+        "a server that closes does not close the client",
+        answer(b"Content-Length: 5", b"Connection: close", body=b"hello"),
+        gone=(b"connection",),
+        closes=True,
+    ),
     # --- answers without a body
     Case("9110 9.3.2", "HEAD with a length", answer(b"Content-Length: 5"), HEAD, wire=b"", there={b"content-length": [b"5"]}),
-    Case("9110 9.3.2", "HEAD with chunks", answer(b"Transfer-Encoding: chunked"), HEAD, wire=b"", there={b"transfer-encoding": [b"chunked"]}),
-    Case("9110 9.3.2", "HEAD without either", answer(b"x: y"), HEAD, wire=b"", there={b"x": [b"y"]}, gone=(b"transfer-encoding",)),
+    Case(
+        "9110 9.3.2",
+        "HEAD with chunks",
+        answer(b"Transfer-Encoding: chunked"),
+        HEAD,
+        wire=b"",
+        there={b"transfer-encoding": [b"chunked"]},
+    ),
+    Case(
+        "9110 9.3.2", "HEAD without either", answer(b"x: y"), HEAD, wire=b"", there={b"x": [b"y"]}, gone=(b"transfer-encoding",)
+    ),
     Case("9110 15.3.5", "204", answer(status=b"204 No Content"), wire=b""),
     Case("own", "204 with a length of 0", answer(b"Content-Length: 0", status=b"204 No Content"), wire=b""),
-    Case("9110 15.4.5", "304 with the length of what was not sent", answer(b"Content-Length: 500", b'ETag: "x"', status=b"304 Not Modified"), wire=b"",
-         there={b"content-length": [b"500"], b"etag": [b'"x"']}),
+    Case(
+        "9110 15.4.5",
+        "304 with the length of what was not sent",
+        answer(b"Content-Length: 500", b'ETag: "x"', status=b"304 Not Modified"),
+        wire=b"",
+        there={b"content-length": [b"500"], b"etag": [b'"x"']},
+    ),
     Case("9112 6.3", "304 with a coding", answer(b"Transfer-Encoding: chunked", status=b"304 Not Modified"), wire=b""),
     Case("9110 15.3.6", "205", answer(b"Content-Length: 0", status=b"205 Reset Content")),
-    Case("9110 15.3.7", "206", answer(b"Content-Length: 2", b"Content-Range: bytes 0-1/9", body=b"he", status=b"206 Partial Content"), there={b"content-range": [b"bytes 0-1/9"]}),
+    Case(
+        "9110 15.3.7",
+        "206",
+        answer(b"Content-Length: 2", b"Content-Range: bytes 0-1/9", body=b"he", status=b"206 Partial Content"),
+        there={b"content-range": [b"bytes 0-1/9"]},
+    ),
     # --- the status line
     Case("9112 4", "an empty reason", b"HTTP/1.1 200 \r\nContent-Length: 2\r\n\r\nok"),
     Case("own", "a reason left out with its space", b"HTTP/1.1 200\r\nContent-Length: 2\r\n\r\nok"),
     Case("9112 4", "a reason in another language", b"HTTP/1.1 200 tr\xc3\xa8s bien\r\nContent-Length: 2\r\n\r\nok"),
     Case("9110 15", "a status that nobody knows", b"HTTP/1.1 299 Fine\r\nContent-Length: 2\r\n\r\nok"),
     Case("9110 15", "a server error", b"HTTP/1.1 599 Bad\r\nContent-Length: 2\r\n\r\nok"),
-    Case("9110 2.5", "an HTTP/1.0 server goes on as HTTP/1.1", b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", line=b"HTTP/1.1 200 OK"),
-    Case("9110 2.5", "an HTTP/1.0 server without a length", b"HTTP/1.0 200 OK\r\n\r\nok", line=b"HTTP/1.1 200 OK", wire=b"2\r\nok\r\n0\r\n\r\n", closes=True),
+    Case(
+        "9110 2.5",
+        "an HTTP/1.0 server goes on as HTTP/1.1",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        line=b"HTTP/1.1 200 OK",
+    ),
+    Case(
+        "9110 2.5",
+        "an HTTP/1.0 server without a length",
+        b"HTTP/1.0 200 OK\r\n\r\nok",
+        line=b"HTTP/1.1 200 OK",
+        wire=b"2\r\nok\r\n0\r\n\r\n",
+        closes=True,
+    ),
     # --- fields
-    Case("9110 7.6.1", "hop-by-hop fields", answer(b"Connection: keep-alive", b"Keep-Alive: timeout=5", b"Proxy-Connection: keep-alive", b"Upgrade: h2c", b"x: y", b"Content-Length: 2", body=b"ok"),
-         there={b"x": [b"y"]}, gone=(b"connection", b"keep-alive", b"proxy-connection", b"upgrade")),
-    Case("9110 7.6.1", "nominated fields", answer(b"Connection: X-Hop, close", b"x-hop: 1", b"x-hope: 2", b"Content-Length: 2", body=b"ok"),
-         there={b"x-hope": [b"2"]}, gone=(b"connection", b"x-hop"), closes=True),
-    Case("own", "nominating what frames the answer", answer(b"Connection: content-length, transfer-encoding", b"Content-Length: 2", body=b"ok"),
-         there={b"content-length": [b"2"]}, gone=(b"connection",)),
-    Case("9110 5.3", "repeated fields in order", answer(b"Set-Cookie: a=1", b"x: y", b"Set-Cookie: b=2", b"Content-Length: 2", body=b"ok"), there={b"set-cookie": [b"a=1", b"b=2"]}),
-    Case("9110 5.5", "bytes over 127", answer(b"x: caf\xc3\xa9", b"Content-Length: 2", body=b"ok"), there={b"x": [b"caf\xc3\xa9"]}),
+    Case(
+        "9110 7.6.1",
+        "hop-by-hop fields",
+        answer(
+            b"Connection: keep-alive",
+            b"Keep-Alive: timeout=5",
+            b"Proxy-Connection: keep-alive",
+            b"Upgrade: h2c",
+            b"x: y",
+            b"Content-Length: 2",
+            body=b"ok",
+        ),
+        there={b"x": [b"y"]},
+        gone=(b"connection", b"keep-alive", b"proxy-connection", b"upgrade"),
+    ),
+    Case(
+        "9110 7.6.1",
+        "nominated fields",
+        answer(b"Connection: X-Hop, close", b"x-hop: 1", b"x-hope: 2", b"Content-Length: 2", body=b"ok"),
+        there={b"x-hope": [b"2"]},
+        gone=(b"connection", b"x-hop"),
+        closes=True,
+    ),
+    Case(
+        "own",
+        "nominating what frames the answer",
+        answer(b"Connection: content-length, transfer-encoding", b"Content-Length: 2", body=b"ok"),
+        there={b"content-length": [b"2"]},
+        gone=(b"connection",),
+    ),
+    Case(
+        "9110 5.3",
+        "repeated fields in order",
+        answer(b"Set-Cookie: a=1", b"x: y", b"Set-Cookie: b=2", b"Content-Length: 2", body=b"ok"),
+        there={b"set-cookie": [b"a=1", b"b=2"]},
+    ),
+    Case(
+        "9110 5.5",
+        "bytes over 127",
+        answer(b"x: caf\xc3\xa9", b"Content-Length: 2", body=b"ok"),
+        there={b"x": [b"caf\xc3\xa9"]},
+    ),
     Case("9110 5.5", "an empty value", answer(b"x:", b"Content-Length: 2", body=b"ok"), there={b"x": [b""]}),
-    Case("9110 6.6.1", "Date, Server and Via of the server", answer(b"Date: Sun, 06 Nov 1994 08:49:37 GMT", b"Server: s", b"Via: 1.1 p", b"Content-Length: 2", body=b"ok"),
-         there={b"date": [b"Sun, 06 Nov 1994 08:49:37 GMT"], b"server": [b"s"], b"via": [b"1.1 p"]}),
-    Case("9110 11.6.1", "WWW-Authenticate", answer(b"WWW-Authenticate: Bearer", b"Content-Length: 0", status=b"401 Unauthorized"), there={b"www-authenticate": [b"Bearer"]}),
-    Case("own", "what only the router says", answer(b"x-bluegreen-arm: green", b"X-Request-Id: another", b"Content-Length: 2", body=b"ok"), there={b"x-bluegreen-arm": [b"blue"]}),
-    Case("own", "gzip is not undone", answer(b"Content-Encoding: gzip", b"Content-Length: %d" % len(GZIP), body=GZIP), there={b"content-encoding": [b"gzip"]}),
-    Case("own", "gzip in chunks is not undone", answer(b"Content-Encoding: gzip", b"Transfer-Encoding: chunked", body=chunked(GZIP[:20], GZIP[20:])), there={b"content-encoding": [b"gzip"]}),
-    Case("open inference binary", "a binary tensor", answer(b"Inference-Header-Content-Length: 3", b"Content-Length: 9", body=b"{ }\x00\r\n\r\n\xff"), there={b"inference-header-content-length": [b"3"]}),
+    Case(
+        "9110 6.6.1",
+        "Date, Server and Via of the server",
+        answer(b"Date: Sun, 06 Nov 1994 08:49:37 GMT", b"Server: s", b"Via: 1.1 p", b"Content-Length: 2", body=b"ok"),
+        there={b"date": [b"Sun, 06 Nov 1994 08:49:37 GMT"], b"server": [b"s"], b"via": [b"1.1 p"]},
+    ),
+    Case(
+        "9110 11.6.1",
+        "WWW-Authenticate",
+        answer(b"WWW-Authenticate: Bearer", b"Content-Length: 0", status=b"401 Unauthorized"),
+        there={b"www-authenticate": [b"Bearer"]},
+    ),
+    Case(
+        "own",
+        "what only the router says",
+        answer(b"x-bluegreen-arm: green", b"X-Request-Id: another", b"Content-Length: 2", body=b"ok"),
+        there={b"x-bluegreen-arm": [b"blue"]},
+    ),
+    Case(
+        "own",
+        "gzip is not undone",
+        answer(b"Content-Encoding: gzip", b"Content-Length: %d" % len(GZIP), body=GZIP),
+        there={b"content-encoding": [b"gzip"]},
+    ),
+    Case(
+        "own",
+        "gzip in chunks is not undone",
+        answer(b"Content-Encoding: gzip", b"Transfer-Encoding: chunked", body=chunked(GZIP[:20], GZIP[20:])),
+        there={b"content-encoding": [b"gzip"]},
+    ),
+    Case(
+        "open inference binary",
+        "a binary tensor",
+        answer(b"Inference-Header-Content-Length: 3", b"Content-Length: 9", body=b"{ }\x00\r\n\r\n\xff"),
+        there={b"inference-header-content-length": [b"3"]},
+    ),
     Case("9112 7.1", "the name in capitals", answer(b"TRANSFER-ENCODING: CHUNKED", body=chunked(b"ok"))),
-    Case("own", "the coding goes on in its usual spelling", answer(b"x: y", b"Transfer-Encoding:\tChunked \t", body=chunked(b"ok")), there={b"transfer-encoding": [b"chunked"]}),
+    Case(
+        "own",
+        "the coding goes on in its usual spelling",
+        answer(b"x: y", b"Transfer-Encoding:\tChunked \t", body=chunked(b"ok")),
+        there={b"transfer-encoding": [b"chunked"]},
+    ),
 ]
 
 BAD = {
@@ -132,7 +284,9 @@ BAD = {
     "9110 8.6: 204 with a length": answer(b"Content-Length: 2", status=b"204 No Content", body=b"ok"),
     "9112 6.1: 204 with a coding": answer(b"Transfer-Encoding: chunked", status=b"204 No Content", body=b"0\r\n\r\n"),
     "9110 8.6: an interim answer with a length": answer(b"Content-Length: 2", status=b"103 Early Hints", body=b"ok"),
-    "9112 6.1: an interim answer with a coding": answer(b"Transfer-Encoding: chunked", status=b"103 Early Hints", body=b"0\r\n\r\n"),
+    "9112 6.1: an interim answer with a coding": answer(
+        b"Transfer-Encoding: chunked", status=b"103 Early Hints", body=b"0\r\n\r\n"
+    ),
     "9112 5.2: a folded field": answer(b"x: a", b" b", b"Content-Length: 2", body=b"ok"),
     "9112 5.1: a space before the colon": answer(b"x : a", b"Content-Length: 2", body=b"ok"),
     "9112 5.1: a space before the colon of the length": answer(b"Content-Length : 2", body=b"ok"),
@@ -173,7 +327,9 @@ BAD = {
     "9112 7.1.2: a folded trailer": framed(b"0\r\nx: a\r\n b\r\n\r\n"),
     "own: a head over 64 KiB": answer(b"x: " + b"a" * 70_000, b"Content-Length: 2", body=b"ok"),
     "own: more than 200 fields": answer(*[b"x: y"] * 201, b"Content-Length: 2", body=b"ok"),
-    "9110 7.8: 101 that nobody asked for": answer(b"Connection: upgrade", b"Upgrade: websocket", status=b"101 Switching Protocols"),
+    "9110 7.8: 101 that nobody asked for": answer(
+        b"Connection: upgrade", b"Upgrade: websocket", status=b"101 Switching Protocols"
+    ),
 }
 
 
@@ -206,7 +362,11 @@ def test_passed_on(router: Router, blue: Upstream, client: Client, case: Case) -
 
 
 # In pieces only the heads: a body that goes wrong when the head has been passed on is cut off (test_faults).
-CUT = [name for name, raw in BAD.items() if raw.endswith((b"ok", b"hello", b"\r\n\r\n")) and len(raw) < 60_000 and b"\r\n0\r\n" not in raw]
+CUT = [
+    name
+    for name, raw in BAD.items()
+    if raw.endswith((b"ok", b"hello", b"\r\n\r\n")) and len(raw) < 60_000 and b"\r\n0\r\n" not in raw
+]
 
 
 @pytest.mark.parametrize(("name", "cut"), [(name, False) for name in BAD] + [(name, True) for name in CUT])
@@ -284,7 +444,9 @@ def test_expectation_with_a_chunked_body(router: Router, blue: Upstream, client:
         connection.send(ok(connection.reader.chunked()[1]))
 
     blue.does(deed, early=True)
-    assert client.asks(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nExpect: 100-Continue\r\n\r\n").status == 100
+    assert (
+        client.asks(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nExpect: 100-Continue\r\n\r\n").status == 100
+    )
     assert client.sends(chunked(b"hello")).receives().payload == b"hello"
 
 
@@ -323,7 +485,9 @@ def test_pipelined_requests_are_answered_in_order(router: Router, blue: Upstream
 
     blue.answers(slow_first)
     client.sends(
-        b"".join(b"POST /%d HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" % (i, len(b"%d" % i), b"%d" % i) for i in range(200))
+        b"".join(
+            b"POST /%d HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" % (i, len(b"%d" % i), b"%d" % i) for i in range(200)
+        )
     )
     assert [client.receives().payload for _ in range(200)] == [b"/%d %d" % (i, i) for i in range(200)]
 
@@ -344,7 +508,9 @@ def test_pipelined_requests_of_every_kind(router: Router, blue: Upstream, client
 
 
 def test_nothing_is_answered_after_close(router: Router, blue: Upstream, client: Client) -> None:
-    client.sends(GET + b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" + b"GET /never HTTP/1.1\r\nHost: a\r\n\r\n")
+    client.sends(
+        GET + b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" + b"GET /never HTTP/1.1\r\nHost: a\r\n\r\n"
+    )
     assert [client.receives().status for _ in range(2)] == [200, 200]
     assert client.is_cut_off()
     assert [seen.target for seen in blue.seen] == [b"/", b"/last"]
@@ -412,7 +578,9 @@ def test_problem_keeps_an_http_1_0_connection_only_if_it_says_so(router: Router,
 
 # --- upgrades ------------------------------------------------------------------------------------------------------------
 
-UPGRADE = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Key: k\r\n\r\n"
+UPGRADE = (
+    b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Key: k\r\n\r\n"
+)
 SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s\r\n\r\n"
 
 
@@ -450,7 +618,7 @@ def test_tunnel(router: Router, blue: Upstream, client: Client) -> None:
 
 
 def test_tunnel_ends_with_the_server(router: Router, blue: Upstream, client: Client) -> None:
-    blue.does(lambda connection, _seen: (connection.send(SWITCHING + b"bye"), connection.close())[1])
+    blue.answers(SWITCHING + b"bye", close=True)
     assert client.asks(UPGRADE).status == 101
     assert client.rest() == b"bye"
     router.quiet()
@@ -498,8 +666,8 @@ def test_websockets_library_both_ways(router: Router) -> None:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            router.obeys(blue=["http://127.0.0.1:%d" % server.socket.getsockname()[1]])
-            with connect("ws://127.0.0.1:%d/chat" % router.address[1], compression="deflate", proxy=None) as socket:
+            router.obeys(blue=[f"http://127.0.0.1:{server.socket.getsockname()[1]}"])
+            with connect(f"ws://127.0.0.1:{router.address[1]}/chat", compression="deflate", proxy=None) as socket:
                 for message in ("hello", b"\x00\x01", "x" * 300_000, b"y" * 300_000):
                     socket.send(message)
                     assert socket.recv(timeout=10) == message[::-1]

@@ -62,7 +62,9 @@ def test_path_is_rewritten_for_its_arm_alone(
 def test_fields_are_set_for_their_arm_alone(router: Router, blue: Upstream, green: Upstream, client: Client) -> None:
     headers = {"Host": "green.internal", "Authorization": "Bearer green", "x-new": "1"}
     router.obeys(green=arm(green, headers=headers))
-    raw = get(b"/", b"authorization: Bearer client", b"AUTHORIZATION: twice", b"x-other: kept", b"Connection: x-hop", b"x-hop: 1")
+    raw = get(
+        b"/", b"authorization: Bearer client", b"AUTHORIZATION: twice", b"x-other: kept", b"Connection: x-hop", b"x-hop: 1"
+    )
     assert client.asks(raw).arm == "blue"
     router.obeys(percent=100)
     assert client.asks(raw).arm == "green"
@@ -78,9 +80,7 @@ def test_fields_are_set_for_their_arm_alone(router: Router, blue: Upstream, gree
 
 
 @pytest.mark.parametrize("name", ["host", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"])
-def test_field_that_the_router_writes_too_is_there_once(
-    router: Router, green: Upstream, client: Client, name: str
-) -> None:
+def test_field_that_the_router_writes_too_is_there_once(router: Router, green: Upstream, client: Client, name: str) -> None:
     router.obeys(green=arm(green, headers={name: "own.example"}), percent=100)
     assert client.asks(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").status == 200
     assert green.request().header(name.encode()) == b"own.example"
@@ -135,7 +135,9 @@ def test_model_in_a_compressed_body_is_left_alone(router: Router, green: Upstrea
 def test_trailers_of_a_body_that_is_not_rewritten_are_kept(router: Router, green: Upstream, client: Client) -> None:
     router.obeys(green=arm(green, model="two"), percent=100)
     wire = chunked(b"not json", trailers=b"x-sum: 8\r\n")
-    assert client.asks(b"POST / HTTP/1.1\r\nHost: a\r\nTrailer: x-sum\r\nTransfer-Encoding: chunked\r\n\r\n" + wire).status == 200
+    assert (
+        client.asks(b"POST / HTTP/1.1\r\nHost: a\r\nTrailer: x-sum\r\nTransfer-Encoding: chunked\r\n\r\n" + wire).status == 200
+    )
     assert (green.request().payload, green.request().trailers) == (b"not json", b"x-sum: 8\r\n")
 
 

@@ -181,7 +181,7 @@ V1 = {"name": "a", "servers": ["http://127.0.0.1:1"]}
         ("PUT", "/v1/plan", {}, 422, "blue: is missing"),
         ("PUT", "/v1/plan", {"blue": V1, "bleu": V1}, 422, "unknown key 'bleu'"),
         ("PUT", "/v1/plan", {"blue": V1, "split": {"green_percent": 5}}, 422, "the plan has no green"),
-        ("PUT", "/v1/plan", {"blue": V1, "split": {"green_percent": 10**400}}, 422, "JSON cannot carry"),
+        ("PUT", "/v1/plan", {"blue": V1, "split": {"green_percent": 10**400}}, 422, "must be a number from 0 to 100"),
         ("PUT", "/v1/plan", {"blue": {**V1, "model": "\ud800"}}, 422, "JSON cannot carry"),
         ("PUT", "/v1/plan", [], 422, "the body: must be"),
         ("GET", "/v1/evidence?release=x", None, 422, "release: must be a valid integer"),
@@ -356,7 +356,8 @@ def test_evidence_before_there_is_any(api: httpx.Client) -> None:
     assert evidence["agreement"] == evidence["noise"] == {"n": 0, "rate": None, "ci": [0.0, 1.0]}
     assert (evidence["pairs"], evidence["dropped"], evidence["latency"], evidence["errors"]) == (0, 0, {}, {})
     assert evidence["arms"]["green"] == {"name": "v5", "servers": ["http://127.0.0.1:9105"]}
-    assert evidence["verdict"] == {"verdict": "hold", "reasons": ["no evidence yet"]}
+    assert evidence["verdict"]["verdict"] == "hold"
+    assert any("0 pairs compared, 500 wanted" in reason for reason in evidence["verdict"]["reasons"])
     assert evidence["as_of"] is None
 
 

@@ -17,7 +17,7 @@ from plane import Connection, Ended, Router, Seen, Upstream, chunked, ok, until
 from router import counters as c
 
 SETTINGS: dict[str, Any] = {
-    "timeouts": {"first_byte": 5, "idle": 1.0, "head": 0.5, "keep_alive": 30, "drain": 5},
+    "timeouts": {"first_byte": 5, "idle": 2.0, "body": 1.0, "head": 0.5, "keep_alive": 30, "drain": 5},
     "health": {"interval": 60},
 }
 
@@ -37,7 +37,7 @@ def ended(router: Router) -> int:
 
 def test_running_request_finishes_and_the_process_ends(own: Router, blue: Upstream) -> None:
     go = threading.Event()
-    blue.does(lambda connection, _seen: (go.wait(5), connection.send(ok(b"late")))[1])
+    blue.answers_after(go, ok(b"late"))
     with own.client().sends(GET) as client:
         blue.request()
         own.terminates()
@@ -73,6 +73,7 @@ def test_stream_and_tunnel_finish(own: Router, blue: Upstream) -> None:
         until(lambda: own.counts.word(c.DRAINING) == 1, "the drain begins")
         tunnel.sends(b"x")
         assert tunnel.reader.exactly(1) == b"x"
+        time.sleep(1.2)  # longer than an idle connection is given
         go.set()
         assert stream.reader.through(b"0\r\n\r\n").startswith(b"5\r\n last")
         assert stream.closed()
@@ -151,7 +152,7 @@ def test_limits_and_timeouts_are_reread_without_losing_a_connection(own: Router,
     go = threading.Event()
     with own.client() as client, own.client() as running:
         assert client.asks(post).status == 200
-        blue.does(lambda connection, _seen: (go.wait(5), connection.send(ok(b"late")))[1], once=True)
+        blue.answers_after(go, ok(b"late"), once=True)
         running.sends(post)
         blue.request(1)
         own.rereads({**SETTINGS, "limits": {"body": 1000}, "timeouts": {**SETTINGS["timeouts"], "head": 0.25}})
@@ -217,7 +218,18 @@ def test_worker_without_a_plan_says_so(tmp_path: Path) -> None:
     state.settings_json.write_text("{}")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "router.run_worker", "--state", str(state.path), "--slot", "0", "--fd", str(listener.fileno())],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "router.run_worker",
+                "--state",
+                str(state.path),
+                "--slot",
+                "0",
+                "--fd",
+                str(listener.fileno()),
+            ],
             pass_fds=[listener.fileno()],
             capture_output=True,
             timeout=20,
@@ -295,7 +307,10 @@ def test_parent_that_is_gone_is_not_outlived(tmp_path: Path, blue: Upstream) -> 
         "sys.stdin.read()\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", starter, str(state.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", starter, str(state.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     ) as process:
         assert process.stdout is not None
         worker = int(process.stdout.readline())

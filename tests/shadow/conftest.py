@@ -45,7 +45,13 @@ def failed(why: str = "connect", ms: float = 1.0) -> Outcome:
 
 
 def see(
-    blue: Outcome, green: Outcome | None = None, again: Outcome | None = None, *, items: int = 1, live: str = "blue", **more: Any
+    blue: Outcome,
+    green: Outcome | None = None,
+    again: Outcome | None = None,
+    *,
+    items: int = 1,
+    live: str = "blue",
+    **more: Any,
 ) -> Observation:
     """One observation; green answers like blue when nothing is said of it."""
     request = more.pop("request", {"inputs": [{"name": "x", "shape": [items, 1], "datatype": "FP64", "data": [0.5] * items}]})

@@ -64,7 +64,9 @@ def test_trouble_says_what_happened(wire):
     assert "out of memory" in reading(wire, wire.answer(IN_BAND)).trouble
 
 
-@pytest.mark.parametrize(("value", "retry"), [(None, False), ("0", False), ("", False), (" 0 ", False), ("1", True), ("2", True)])
+@pytest.mark.parametrize(
+    ("value", "retry"), [(None, False), ("0", False), ("", False), (" 0 ", False), ("1", True), ("2", True)]
+)
 def test_clients_mark_their_retries(wire, value, retry):
     headers = {} if value is None else {"x-stainless-retry-count": value}
     assert is_client_retry(wire.see(wire.labels(1), headers=headers)) is retry

@@ -1,5 +1,7 @@
 import json
 import random
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -196,6 +198,15 @@ def test_drops_add_to_what_was_received(wire, evidence_of):
     assert evidence.dropped == 10_008
 
 
+def test_what_was_given_up_too_early_is_taken_back(wire, evidence_of):
+    evidence = evidence_of(wire.see(wire.labels(1)))
+    evidence.drop("lost", 3)
+    assert (evidence.take_back("lost", 2), evidence.received, evidence.dropped_by) == (2, 2, {"lost": 1})
+    assert (evidence.take_back("lost", 5), evidence.received, evidence.dropped_by) == (1, 1, {})
+    assert (evidence.take_back("lost", 1), evidence.take_back("other", -1), evidence.received) == (0, 0, 1)
+    assert evidence.pairs + evidence.dropped == evidence.received
+
+
 def test_noise_pairs_judge_green_by_what_blue_does_to_itself(wire, evidence_of):
     same, other, third = wire.labels(1), wire.labels(2), wire.labels(3)
     evidence = evidence_of(
@@ -343,50 +354,6 @@ def test_many_labels_share_the_last_place(wire, evidence_of):
 # --- settings ---
 
 
-def test_options_come_from_the_settings():
-    document = {
-        "compare": {"protocol": "open-inference", "rtol": 0.1, "atol": 0.2, "ignore": ["/id"], "pointers": {"y": "/y"},
-                    "similarity_floor": 0.8, "python": "mine:judge"},
-        "slices": ["header:x-country"],
-        "record": {"disagreements": 5, "others": 10**6, "body": 100, "keep": 60.0, "redact": ["json:/user"]},
-        "shadow": {"warm_up": 9},
-        "rollout": {"alpha": 0.01, "gates": {"agreement": {"min": 0.98, "margin": 0.02}, "objective": {"latency_ms": 200},
-                                             "slices": {"of": "agreement", "min": 0.9}}},
-    }  # fmt: skip
-    options = EvidenceOptions.from_settings(document)
-    assert options.decode.protocol.value == "open-inference"
-    assert [pointer.at for pointer in options.decode.pointers] == ["/y"]
-    assert (options.compare.rtol, options.compare.atol, options.compare.similarity_floor) == (0.1, 0.2, 0.8)
-    assert options.compare.ignore == ("/id",)
-    assert (options.python, options.slices, options.warm_up) == ("mine:judge", ("header:x-country",), 9)
-    assert (options.record.disagreements, options.record.body, options.record.redact) == (5, 100, ("json:/user",))
-    assert options.record.others < 10**6
-    assert (options.alpha, options.floor, options.slice_floor, options.margin) == (0.01, 0.98, 0.9, 0.02)
-    assert options.objective_ms == 200.0
-
-
-def test_empty_settings_are_the_defaults():
-    assert EvidenceOptions.from_settings({}) == EvidenceOptions()
-    assert EvidenceOptions.from_settings({"rollout": {"gates": {"agreement": {"min": 0.99}}}}).slice_floor == 0.99
-
-
-@pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
-        ({"rollout": {"alpha": 2}}, "alpha"),
-        ({"slices": ["cookie:x"]}, "slices"),
-        ({"record": {"redact": ["x"]}}, "redact"),
-        ({"rollout": {"gates": {"objective": {"latency_ms": 0}}}}, "objective"),
-        ({"compare": {"rtol": -1}}, "rtol"),
-        ({"compare": {"protocol": "grpc"}}, "grpc"),
-        ({"compare": {"pointers": {"y": "y"}}}, "pointer"),
-    ],
-)
-def test_wrong_settings_are_named(wrong, words):
-    with pytest.raises(ValueError, match=words):
-        EvidenceOptions.from_settings(wrong)
-
-
 def test_changed_settings_keep_what_still_holds(wire, evidence_of):
     before = evidence_of(
         *(wire.see(wire.labels(1), wire.labels(2), wire.labels(1), headers={"x-country": "de"}) for _ in range(10)),
@@ -399,3 +366,32 @@ def test_changed_settings_keep_what_still_holds(wire, evidence_of):
     assert found["latency"]["objective"]["n"] == 0
     assert found["slices"] == []
     assert (found["against_noise"]["n"], found["against_noise"]["margin"]) == (10, 0.05)
+
+
+# --- its description ---
+
+
+def keys_of(document):
+    """Every key in a document, except where keys are data: reasons, labels' names, measures."""
+    for key, value in document.items():
+        yield key
+        if key in {"dropped_by", "troubles", "protocols", "recognised", "kinds", "stream_dialects", "quantiles"}:
+            continue
+        if isinstance(value, dict):
+            inner = keys_of(value)
+            yield from (name for name in inner if key != "unreadable" or name not in {"not json", "empty"})
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            yield from keys_of(value[0])
+
+
+def test_every_key_is_described(wire, evidence_of, own):
+    """docs/evidence.md names each key of the document."""
+    described = set(re.findall(r"`([a-z0-9_]+)`", (Path(__file__).parents[2] / "docs" / "evidence.md").read_text()))
+    chat, near = wire.chat("a b c d"), wire.chat("a b c e")
+    pairs = [wire.see(wire.labels(1), wire.labels(2), wire.labels(1), headers={"x-country": "de"}) for _ in range(3)]
+    pairs += [wire.see(wire.numbers(1.0), wire.numbers(2.0)), wire.see(chat, near, chat, path="/v1/chat/completions")]
+    pairs += [wire.see(wire.labels(1), wire.failed()), wire.see(wire.labels(1), wire.answer(b"<html>"))]
+    options = {"slices": ("header:x-country",), "objective_ms": 5.0, "floor": 0.9}
+    for found in (evidence_of(*pairs, **options), evidence_of(*pairs, **own("own_plain", "def judge(a, b): return True"))):
+        missing = {key for key in keys_of(found.snapshot(0.0)) if key not in described}
+        assert missing == set()

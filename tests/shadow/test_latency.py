@@ -160,7 +160,9 @@ def test_streams_have_gaps_and_a_pace(wire, evidence_of):
 
 
 def test_times_survive_a_restart_and_a_new_objective_begins_anew(wire, evidence_of):
-    evidence = evidence_of(*(wire.see(wire.labels(1), wire.labels(1, ms=5.0), wire.labels(1)) for _ in range(20)), objective_ms=7.0)
+    evidence = evidence_of(
+        *(wire.see(wire.labels(1), wire.labels(1, ms=5.0), wire.labels(1)) for _ in range(20)), objective_ms=7.0
+    )
     state = json.loads(json.dumps(evidence.latency.to_dict()))
     same = Latency.from_dict(state, 0, 7.0)
     assert finite(same.snapshot(0.05)) == finite(evidence.latency.snapshot(0.05))

@@ -34,7 +34,9 @@ def test_a_pair_is_kept_with_request_answers_and_difference(wire, evidence_of):
 
 def test_a_failure_is_kept_with_its_reason(wire, evidence_of):
     evidence = evidence_of(
-        wire.see(wire.labels(3), wire.failed("timeout")), wire.see(wire.labels(3), wire.answer(b"<html>")), wire.see(wire.labels(3))
+        wire.see(wire.labels(3), wire.failed("timeout")),
+        wire.see(wire.labels(3), wire.answer(b"<html>")),
+        wire.see(wire.labels(3)),
     )
     failure, unreadable, other = kept(evidence)
     assert (failure["agree"], failure["disagreement"]) == (False, "green failed: green timeout")
@@ -99,7 +101,13 @@ def test_every_pair_has_the_same_chance():
 
 
 def test_credentials_are_never_kept(wire, evidence_of):
-    headers = {"authorization": "Bearer s3cret", "cookie": "s3cret", "x-api-key": "s3cret", "x-user": "anna", "x-mine": "s3cret"}
+    headers = {
+        "authorization": "Bearer s3cret",
+        "cookie": "s3cret",
+        "x-api-key": "s3cret",
+        "x-user": "anna",
+        "x-mine": "s3cret",
+    }
     answers = wire.labels(1, headers={"set-cookie": "s3cret"})
     evidence = evidence_of(wire.see(answers, headers=headers), record=RecordOptions(redact=("header:X-Mine",)))
     (record,) = kept(evidence)

@@ -67,7 +67,8 @@ def test_a_request_without_the_property_is_a_slice_of_its_own(wire, evidence_of)
 
 
 @pytest.mark.parametrize(
-    ("value", "name"), [("gold", "gold"), (3, "3"), (True, "true"), (0.5, "0.5"), ([1], MISSING), (None, MISSING), ({}, MISSING)]
+    ("value", "name"),
+    [("gold", "gold"), (3, "3"), (True, "true"), (0.5, "0.5"), ([1], MISSING), (None, MISSING), ({}, MISSING)],
 )
 def test_a_value_in_the_body_is_found(wire, evidence_of, value, name):
     request = {"parameters": {"segment": value}, "inputs": []}

@@ -55,7 +55,9 @@ def test_everything_that_was_found_is_said(seen):
         assert words in text, (words, text)
 
 
-@pytest.mark.parametrize("section", ["agreement", "against_noise", "errors", "latency", "drift", "numbers", "slices", "dropped"])
+@pytest.mark.parametrize(
+    "section", ["agreement", "against_noise", "errors", "latency", "drift", "numbers", "slices", "dropped"]
+)
 def test_each_sentence_hangs_on_its_section(seen, section):
     """Taken away what a sentence tells, it is gone: none is said from habit."""
     emptied = copy.deepcopy(seen)

@@ -1,0 +1,220 @@
+"""The mirror against real servers: what it sends, what it observes, what it lets go, and that its accounts balance."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from models.arm import Arm
+from shadow import frame
+from shadow.mirror import Mirror, MirrorOptions
+from shadow.observation import Observation
+
+HEAD = b"POST /infer HTTP/1.1\r\nHost: models\r\nConnection: keep-alive\r\nContent-Length: %d\r\n\r\n"
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n"
+
+
+def framed(body: bytes = b"{}", *, colour: int = 0, release: int = 1, flags: int = 0, request_id: bytes = b"r1") -> frame.Frame:
+    answer = b"live"
+    return frame.decode(
+        frame.encode(colour, flags, release, 7, 1.0, 2.0, 3.0, request_id, HEAD % len(body), body, ANSWER % 4, answer)
+    )
+
+
+class Server:
+    """Answers each request with its name; `gate` holds answers back while it is not set."""
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+        self.seen: list[bytes] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.url = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                self.seen.append(head + await reader.readexactly(length))
+                await self.gate.wait()
+                writer.write(ANSWER % len(self.name) + self.name)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def stage(**options: object) -> AsyncIterator[tuple[Mirror, Server, Server, list[Observation], Counter[str]]]:
+    blue, green = Server(b"blue"), Server(b"green")
+    listening = []
+    for server in (blue, green):
+        listening.append(await asyncio.start_server(server.serve, "127.0.0.1", 0))
+        server.url = f"http://127.0.0.1:{listening[-1].sockets[0].getsockname()[1]}"
+    observed: list[Observation] = []
+    gone: Counter[str] = Counter()
+    bounds = MirrorOptions(**options)  # type: ignore[arg-type]
+    mirror = Mirror(bounds, observed.append, lambda _release, reason: gone.update([reason]))
+    mirror.configure(1, Arm("v1", (blue.url,)), Arm("v2", (green.url,)), bounds)
+    try:
+        yield mirror, blue, green, observed, gone
+    finally:
+        mirror.close()
+        for server in listening:
+            server.close()
+
+
+async def until(true: object) -> None:
+    async with asyncio.timeout(20):
+        while not true():  # type: ignore[operator]
+            await asyncio.sleep(0.005)
+
+
+def test_the_other_arm_is_asked_and_both_answers_are_observed() -> None:
+    async def play() -> None:
+        async with stage() as (mirror, blue, green, observed, gone):
+            mirror.take(framed(b'{"x": 1}'))
+            mirror.take(framed(b'{"x": 2}', colour=1))
+            await until(lambda: len(observed) == 2)
+            by_live = {o.live: o for o in observed}
+            assert (by_live["blue"].blue.body, by_live["blue"].green.body) == (b"live", b"green")
+            assert (by_live["green"].green.body, by_live["green"].blue.body) == (b"live", b"blue")
+            assert len(blue.seen) == len(green.seen) == 1
+            assert b"x-bluegreen-shadow: 1\r\n" in green.seen[0]
+            assert b"x-request-id: r1\r\n" in green.seen[0]
+            assert b"keep-alive" not in green.seen[0]
+            assert green.seen[0].endswith(b'{"x": 1}')
+            assert not gone
+            assert mirror.busy == mirror._bytes == 0
+
+    asyncio.run(play())
+
+
+def test_noise_pairs_ask_blue_again_in_either_order() -> None:
+    async def play() -> None:
+        async with stage(noise_percent=100.0, max_in_flight=1) as (mirror, blue, green, observed, _gone):
+            order = []
+            for server in (blue, green):
+                server.seen = _Noting(order, server.name)
+            for _ in range(40):
+                mirror.take(framed())
+                await until(lambda: mirror.busy == 0)
+            assert len(observed) == 40
+            assert all(o.again is not None and o.again.body == b"blue" for o in observed)
+            firsts = Counter(order[::2])
+            assert set(firsts) == {b"blue", b"green"}, "one of them always finds the caches warm"
+
+    asyncio.run(play())
+
+
+class _Noting(list[bytes]):
+    def __init__(self, order: list[bytes], name: bytes) -> None:
+        super().__init__()
+        self._order, self._name = order, name
+
+    def append(self, request: bytes) -> None:
+        self._order.append(self._name)
+        super().append(request)
+
+
+@pytest.mark.parametrize(
+    ("options", "body", "reason", "kept"),
+    [
+        ({"max_in_flight": 2, "waiting": 3}, b"{}", "too many in flight", 5),
+        ({"max_in_flight": 64, "waiting": 64, "queue_bytes": 3000}, b"x" * 996, "too many bytes in flight", 3),
+    ],
+)
+def test_over_a_bound_exchanges_are_let_go_and_counted(options: dict[str, int], body: bytes, reason: str, kept: int) -> None:
+    async def play() -> None:
+        async with stage(**options) as (mirror, _blue, green, observed, gone):
+            green.gate.clear()
+            for _ in range(20):
+                mirror.take(framed(body))
+            assert gone == {reason: 20 - kept}
+            assert mirror.busy == kept
+            green.gate.set()
+            await until(lambda: mirror.busy == 0)
+            assert len(observed) == kept
+            assert mirror._bytes == 0
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [(framed(release=2), "release over"), (framed(flags=frame.REQUEST_CUT), "request too long")],
+)
+def test_what_cannot_be_mirrored_is_let_go(sent: frame.Frame, reason: str) -> None:
+    async def play() -> None:
+        async with stage() as (mirror, _blue, green, observed, gone):
+            mirror.take(sent)
+            assert gone == {reason: 1}
+            assert not observed
+            assert not green.seen
+            assert mirror.busy == mirror._bytes == 0
+
+    asyncio.run(play())
+
+
+def test_a_green_that_hangs_is_given_up_and_observed_as_such() -> None:
+    async def play() -> None:
+        async with stage(answer_timeout=0.1) as (mirror, _blue, green, observed, _gone):
+            green.gate.clear()
+            mirror.take(framed())
+
+            def swept() -> bool:
+                mirror.sweep()
+                return bool(observed)
+
+            await until(swept)
+            assert observed[0].green.failure == "timeout"
+            assert observed[0].blue.body == b"live"
+            green.gate.set()
+
+    asyncio.run(play())
+
+
+def test_a_green_that_refuses_is_observed_as_such() -> None:
+    async def play() -> None:
+        async with stage() as (mirror, blue, _green, observed, _gone):
+            bounds = MirrorOptions()
+            mirror.configure(1, Arm("v1", (blue.url,)), Arm("v2", ("http://127.0.0.1:1",)), bounds)
+            mirror.take(framed())
+            await until(lambda: observed)
+            assert observed[0].green.failure == "connect"
+            assert observed[0].green.status == 0
+
+    asyncio.run(play())
+
+
+def test_an_answer_over_the_bound_is_cut_and_marked() -> None:
+    async def play() -> None:
+        async with stage(answer_bytes=3) as (mirror, _blue, _green, observed, _gone):
+            mirror.take(framed())
+            await until(lambda: observed)
+            assert observed[0].green.truncated
+            assert observed[0].green.body == b"gre"
+
+    asyncio.run(play())
+
+
+def test_a_new_release_lets_go_of_what_waits() -> None:
+    async def play() -> None:
+        async with stage(max_in_flight=1, waiting=10) as (mirror, blue, green, _observed, gone):
+            green.gate.clear()
+            for _ in range(5):
+                mirror.take(framed())
+            bounds = MirrorOptions(max_in_flight=1, waiting=10)
+            mirror.configure(2, Arm("v1", (blue.url,)), Arm("v2", (green.url,)), bounds)
+            assert gone == {"release over": 4}
+            green.gate.set()
+            await until(lambda: mirror.busy == 0)
+            assert mirror._bytes == 0
+
+    asyncio.run(play())
