@@ -15,7 +15,7 @@ from router import counters as c
 
 SETTINGS: dict[str, Any] = {
     "timeouts": {
-        **{"connect": 0.5, "first_byte": 1.5, "idle": 1.0, "head": 0.4, "body": 1.5, "keep_alive": 1.0},
+        **{"connect": 0.5, "first_byte": 1.5, "idle": 0.7, "head": 0.4, "body": 1.0, "keep_alive": 0.6},
         **{"upstream_keep_alive": 30, "continue": 0.25, "drain": 2},
     },
     "limits": {"body": 1 << 20, "head": 8192, "headers": 50},

@@ -139,9 +139,11 @@ def test_drain_after_the_whole_fleet_of_faults(own: Router, blue: Upstream) -> N
     clients[2].sends(GET)
     until(lambda: blue.heads, "they are at work")
     own.terminates()
+    assert clients[1].receives().status == 408
+    clients[1].closes()
     assert ended(own) == 0
-    for client in clients:
-        client.closes()
+    clients[0].closes()
+    clients[2].closes()
 
 
 # --- SIGHUP --------------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ SETTINGS: dict[str, Any] = {
     "health": {"interval": 0.5, "eject_after": 20, "eject_for": 0.2},
     "fallback": {"body": 20_000, "open_after": 30, "open_for": 0.2, "budget_percent": 60},
 }
-SECONDS = 3.0
+SECONDS = 2.0
 CLIENTS = 10
 
 
