@@ -64,9 +64,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         parser.error("--rounds must be at least 1")
     parsed.rounds = parsed.rounds or (1 if parsed.quick else 5)
     full = parsed.rows == list(ROWS) and not parsed.quick and not parsed.without_router
-    parsed.output = parsed.output or (
-        ROOT if full else WORK / "report"
-    )  # part of a run must not replace the document of a whole one
+    # Part of a run must not replace the document of a whole one.
+    parsed.output = parsed.output or (ROOT if full else WORK / "report")
     return parsed
 
 

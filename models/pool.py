@@ -223,10 +223,6 @@ class Pool:
         """Which servers are out of use: bit i for the i-th."""
         return sum(1 << i for i, s in enumerate(self.servers) if s.down or s.ejected_until > now)
 
-    def usable(self, now: float) -> bool:
-        """Whether at least one server is in use."""
-        return any(not s.down and s.ejected_until <= now for s in self.servers)
-
 
 async def probe(server: Server, health: Health, tls: ssl.SSLContext | None, server_name: str | None) -> bool:
     """One active health check: a GET of `health.path` answered with 2xx or 3xx, or without a path a connection that opens.

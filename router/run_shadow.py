@@ -2,7 +2,7 @@
 
     python -P -m router.run_shadow --state DIR --parent PID
 
-It takes what workers hand over, judges it, and a few times per second writes what it knows. Should it be killed, it goes on
+It takes what workers hand over, judges it, and about twice a second writes what it knows. Should it be killed, it goes on
 from its last snapshot; what was on its way at that moment is reckoned from the workers' counters and counted as lost, so that
 pairs and dropped ones always add up to what was sampled.
 """

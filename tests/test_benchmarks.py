@@ -16,8 +16,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/ is not installed with the package
-
 from benchmarks import bench, configs, load, measure, plots, processes, render
 from benchmarks.processes import ROOT, BenchError, Child
 from benchmarks.result import Check, Collected, Report, Row, Series, bound_check, number, paired, ratio_check, report_from_dict

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from router.proxy.downstream import Downstream
     from router.proxy.gateway import Gateway
 
+MIRRORED: Final = 1  # what becomes of an exchange when it is over: see Gateway.samples
+LOGGED: Final = 2
 _HOLD_WHILE_WAITING: Final = 256 * 1024  # of a body, read before there is a connection to send it on
 
 
@@ -58,7 +60,7 @@ class Exchange:
     _body: Body | None = None
     _kept: list[bytes] | None = None
     _kept_size: int = 0
-    _sampled: int = 0  # see Gateway.samples
+    _sampled: int = 0  # MIRRORED, LOGGED, or 0 for neither
     _attempts: int = 0
     _tried: frozenset[Server] | None = None
     _stale_retried: bool = False
@@ -385,7 +387,7 @@ class Exchange:
         self.answered = self.tunnel = True
         self.whole = True
         self._keep_alive = False
-        self._sampled = False
+        self._sampled = 0
         self.status = 101
         self.first_byte = perf_counter()
         self.gateway.words[c.TUNNELS] += 1
@@ -496,7 +498,8 @@ class Exchange:
     # --- failures ---
 
     def _replayable(self) -> bool:
-        return self._kept is not None and not self.answered
+        """Whether blue may answer in green's place. The body may also have been kept for the shadow, up to another bound."""
+        return self._kept is not None and not self.answered and self._kept_size <= self.gateway.fallback.body
 
     def _failed(self, kind: str, detail: str) -> None:
         """An attempt failed: try another server, or blue in green's place, or tell the client."""
@@ -514,7 +517,7 @@ class Exchange:
         if kind != "timeout" and self._kept is not None and len(self._tried or ()) < len(target.pool.servers):
             self._leave()
             self.connect()
-        elif target.is_green and self._kept is not None and armed:
+        elif target.is_green and armed and self._replayable():
             target.breaker.failed(now)
             self._to_blue(now)
         else:
@@ -528,8 +531,7 @@ class Exchange:
         assert target is not None
         words = self.gateway.words
         words[target.base + c.FALLBACKS] += 1
-        if target.breaker is not None:
-            target.breaker.fell_back(now, self.gateway.total_requests())
+        target.breaker.fell_back(now, self.gateway.total_requests())
         self.fell_back = True
         self._leave()
         self.upstream = None
@@ -703,7 +705,7 @@ class Exchange:
         assert target is not None
         words, cell = gateway.words, routing.release_cell
         flags = self._cut | (frame.FELL_BACK if self.fell_back else 0) | (frame.RECALLED if self.recalled else 0)
-        mirrored = self._sampled == 1
+        mirrored = self._sampled == MIRRORED
         if not mirrored:
             flags |= frame.LOGGED_ONLY | (frame.REQUEST_CUT if kept is None else 0)
         elif words[cell] != routing.release:

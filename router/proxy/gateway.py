@@ -25,6 +25,7 @@ from router.counters import CounterPage
 from router.errors import PlanError, StartError
 from router.page import PlanPage
 from router.plan import read_plan
+from router.proxy.exchange import LOGGED, MIRRORED
 from router.proxy.options import ProxyOptions
 from router.proxy.probes import Readiness
 from router.proxy.routing import Routing, Target, Targets
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from router.proxy.exchange import Exchange
 
 _log = logging.getLogger("gateway")
-MIRRORED: Final = 1
-LOGGED: Final = 2
 _OWN_STATUS: Final = {status: c.OWN_BASE + i for i, status in enumerate(c.OWN_STATUSES)}
 DRAIN_GRACE_SECONDS: Final = 1.0  # an idle connection may send one more request before a drain closes it
 
@@ -78,9 +77,8 @@ class Gateway:
 
     def take_options(self, options: ProxyOptions) -> None:
         """Obey these options from now on. Raises OSError or ssl.SSLError when a TLS file cannot be used."""
-        tls = (
-            options.upstream_tls.context()
-        )  # before anything is taken: half of the options would be neither the old nor the new
+        # First what may fail: half of the options would be neither the old ones nor the new.
+        self.tls: ssl.SSLContext = options.upstream_tls.context()
         self.options = options
         self.timeouts = options.timeouts
         self.limits = options.limits
@@ -88,7 +86,6 @@ class Gateway:
         self.logs_exposures = options.mirroring.logged > 0
         self.breaker_armed = bool(options.fallback.on)
         self.keep_bytes = max(options.fallback.body, options.mirroring.body)
-        self.tls: ssl.SSLContext = tls
         self.server_name = options.upstream_tls.server_name
         self._targets.take_options(options)
         self.logging = options.access_log.path is not None and options.access_log.sample > 0

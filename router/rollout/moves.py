@@ -55,9 +55,8 @@ def next_step(rollout: Rollout, event: Event, plan: Plan, *, why: str, now: floa
         change = _finishing(rollout) if rollout.policy.promote or _raised(rollout, plan) else None
         new = replace(new, green_percent=0.0 if rollout.policy.promote else 100.0)
     elif event is Event.ABORT and rollout.by_hand:
-        new = replace(
-            new, green_percent=plan.split.green_percent
-        )  # whoever changed it by hand has the traffic where he wants it
+        # Whoever changed the plan by hand has the traffic where they want it.
+        new = replace(new, green_percent=plan.split.green_percent)
     elif event in URGENT:
         change = _back(rollout) if plan.split.green_percent > 0 or _raised(rollout, plan) else None
         new = replace(new, green_percent=0.0)

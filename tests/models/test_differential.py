@@ -6,12 +6,7 @@ The readers, the generator and the list of explained differences are in benchmar
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # benchmarks/ is not installed with the package
 
 from benchmarks import fuzz
 from benchmarks.fuzz_grammar import Generator

@@ -59,7 +59,7 @@ def test_sick_servers_are_left_out_while_others_remain() -> None:
     assert {some.choose(10.0) for _ in range(100)} == {second, third}  # its rest is over
     third.down = second.down = True
     assert {some.choose(5.0) for _ in range(100)} == set(some.servers)  # doubtful servers rather than none
-    assert not some.usable(5.0)
+    assert some.down_bits(5.0) == 0b111
 
 
 def test_tried_servers_are_left_out_while_others_remain() -> None:

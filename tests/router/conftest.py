@@ -5,14 +5,9 @@ A module says with SETTINGS what its worker's settings are; a test that needs ot
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from plane import Client, Router, Upstream
 
 

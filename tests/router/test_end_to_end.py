@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import importlib.util
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,13 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-_SPEC = importlib.util.spec_from_file_location("deployment", Path(__file__).with_name("deployment.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-deployment = sys.modules.setdefault("deployment", importlib.util.module_from_spec(_SPEC))
-_SPEC.loader.exec_module(deployment)
-Client, ColourServers, Deployment = deployment.Client, deployment.ColourServers, deployment.Deployment
+from deployment import Client, ColourServers, Deployment, free_port
 
 SWITCHES = 1000
 
@@ -320,7 +312,7 @@ def test_a_new_candidate_begins_a_release_and_promotion_swaps_the_arms(shared: A
 
 
 def test_a_dead_green_is_answered_by_blue(servers: Any, tmp_path: Path) -> None:
-    router = Deployment(tmp_path, servers.url("blue"), f"http://127.0.0.1:{deployment.free_port()}")
+    router = Deployment(tmp_path, servers.url("blue"), f"http://127.0.0.1:{free_port()}")
     router.start()
     try:
         router.post("/v1/switch", {"to": "green"})

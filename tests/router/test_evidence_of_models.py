@@ -7,7 +7,6 @@ each of some hundred held-out digits once. Green is first a worse model that is 
 from __future__ import annotations
 
 import http.client
-import importlib.util
 import json
 import subprocess
 import sys
@@ -15,14 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import deployment
 import numpy as np
 import pytest
-
-_SPEC = importlib.util.spec_from_file_location("deployment", Path(__file__).with_name("deployment.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-deployment = sys.modules.setdefault("deployment", importlib.util.module_from_spec(_SPEC))
-_SPEC.loader.exec_module(deployment)
 
 DELAY_MS = 20.0
 IN_FLIGHT = 8

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,18 +13,13 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import deployment
 import pytest
 
 from router import cli
 from router.offline import backtest, replay
 from router.recording import Recorded, RecordingError, read_recording
 from router.replay import ReplayError
-
-_SPEC = importlib.util.spec_from_file_location("deployment", Path(__file__).with_name("deployment.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-deployment = sys.modules.setdefault("deployment", importlib.util.module_from_spec(_SPEC))
-_SPEC.loader.exec_module(deployment)
 
 GATES = {"rollout": {"shadow": {"min_pairs": 100}, "gates": {"agreement": {"min": 0.9}, "errors": {"max_increase": 0.05}}}}
 

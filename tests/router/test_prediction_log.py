@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from deployment import Client, ColourServers, Deployment
 
 from router.split import bucket
 from router.unit_names import unit_names
-
-_SPEC = importlib.util.spec_from_file_location("deployment", Path(__file__).with_name("deployment.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-deployment = sys.modules.setdefault("deployment", importlib.util.module_from_spec(_SPEC))
-_SPEC.loader.exec_module(deployment)
-Client, ColourServers, Deployment = deployment.Client, deployment.ColourServers, deployment.Deployment
 
 SPLIT = {"green_percent": 40, "key": "header:x-user-id", "salt": "iris"}
 USERS = 60

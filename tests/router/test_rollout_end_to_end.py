@@ -5,18 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from deployment import Client, Deployment
+from deployment import Client, ColourServers, Deployment
 
 POLICY = {
     "shadow": {"min_pairs": 100},
@@ -27,39 +22,14 @@ POLICY = {
 }
 
 
-class ModelServers:
+class ModelServers(ColourServers):
     """Two model servers on one loop. `broken` has green answer 503; `wrong` is the share of its labels that differ."""
 
     def __init__(self) -> None:
         self.broken = False
         self.wrong = 0.0
         self._chance = random.Random(4)
-        self._ports: dict[str, int] = {}
-        self._loop = asyncio.new_event_loop()
-        ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
-        self._thread.start()
-        assert ready.wait(10)
-
-    def url(self, colour: str) -> str:
-        return f"http://127.0.0.1:{self._ports[colour]}"
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-
-    def _run(self, ready: threading.Event) -> None:
-        asyncio.set_event_loop(self._loop)
-
-        async def start() -> None:
-            for colour in ("blue", "green"):
-                server = await asyncio.start_server(lambda r, w, c=colour: self._serve(c, r, w), "127.0.0.1", 0)
-                self._ports[colour] = server.sockets[0].getsockname()[1]
-            ready.set()
-
-        keep = self._loop.create_task(start())
-        self._loop.run_forever()
-        keep.cancel()
+        super().__init__()
 
     async def _serve(self, colour: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -18,8 +18,6 @@ from pathlib import Path
 import pytest
 import uvloop
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # benchmarks/ is not installed with the package
-
 from benchmarks import soak
 from benchmarks.soaking import report
 from benchmarks.soaking.load import Load, question, wrong

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import deployment
 import pytest
 from certificates import Authority
 from plane import Client, Upstream
@@ -18,12 +18,6 @@ from router.errors import StartError
 from router.settings import Settings
 from router.state import StateDir
 from router.supervisor import Supervisor, check_tls_files
-
-_SPEC = importlib.util.spec_from_file_location("deployment", Path(__file__).with_name("deployment.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-deployment = sys.modules.setdefault("deployment", importlib.util.module_from_spec(_SPEC))
-_SPEC.loader.exec_module(deployment)
 
 GET = b"GET /v1/models HTTP/1.1\r\nHost: models.example\r\n\r\n"
 NAME = "models.example"
