@@ -26,10 +26,8 @@ class Wanted:
     empty_mirror: bool = False  # nginx only: mirror to a path of green that answers 204
 
 
-def nginx(wanted: Wanted, directory: Path, user: str | None) -> str:
-    """nginx: split_clients on the user id; `mirror` sends a copy with its body and throws the answer away."""
-    split = f"{wanted.green_percent}% green; * blue;" if wanted.green_percent else "* blue;"
-    mirror = "mirror /mirrored; mirror_request_body on;" if wanted.mirror else ""
+def _nginx_begins(directory: Path, user: str | None) -> str:
+    """What every nginx here begins with, up to the inside of its `http` block."""
     return f"""
 {f"user {user};" if user else ""}
 worker_processes 1;
@@ -44,7 +42,15 @@ http {{
     proxy_temp_path {directory}/proxy;
     fastcgi_temp_path {directory}/fastcgi;
     uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
+    scgi_temp_path {directory}/scgi;"""
+
+
+def nginx(wanted: Wanted, directory: Path, user: str | None) -> str:
+    """nginx: split_clients on the user id; `mirror` sends a copy with its body and throws the answer away."""
+    split = f"{wanted.green_percent}% green; * blue;" if wanted.green_percent else "* blue;"
+    mirror = "mirror /mirrored; mirror_request_body on;" if wanted.mirror else ""
+    return f"""
+{_nginx_begins(directory, user)}
     keepalive_requests 100000000;
     client_max_body_size 64m;
     split_clients "$http_x_user_id" $arm {{ {split} }}
@@ -259,20 +265,7 @@ def upstreams(blue: int, green: int, bulk: Path, directory: Path, user: str | No
     }}"""
 
     return f"""
-{f"user {user};" if user else ""}
-worker_processes 1;
-worker_rlimit_nofile 20000;
-daemon off;
-pid {directory}/nginx.pid;
-error_log {directory}/error.log crit;
-events {{ worker_connections 12000; }}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
+{_nginx_begins(directory, user)}
     default_type application/json;
     keepalive_requests 100000000;
     sendfile on;

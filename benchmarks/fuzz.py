@@ -39,6 +39,11 @@ from models.rewrite import Rewrite
 
 Message = tuple[bytes, bytes, bytes]
 
+# What two readings of one head must agree on.
+HEAD_FACTS: Final = (
+    "raw", "size", "method", "target", "minor", "length", "keep_alive", "expects", "upgrade", "request_id", "nominated",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -426,21 +431,8 @@ def fast_and_slow(stream: bytes) -> str:
             continue
         line = head.raw[: head.raw.index(b"\r\n") + 2]
         passed = head.passed or line + http1.forwarded_fields(head)
-        names = (
-            "raw",
-            "size",
-            "method",
-            "target",
-            "minor",
-            "length",
-            "keep_alive",
-            "expects",
-            "upgrade",
-            "request_id",
-            "nominated",
-        )
         host = head.host.lower() if head.host is not None else None
-        results.append((*(getattr(head, name) for name in names), host, passed))
+        results.append((*(getattr(head, name) for name in HEAD_FACTS), host, passed))
     fast, slow = results
     return "" if fast == slow else f"fast path {fast}, long way {slow}"
 

@@ -14,12 +14,15 @@ from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     PlainSerializer,
     PlainValidator,
     ValidationInfo,
     WithJsonSchema,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -28,6 +31,19 @@ from router.quantities import parse_duration, parse_listen, parse_size
 
 _FIELD_NAME = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _POINTER = r"(?:/[^/\x00-\x1f]*)+"
+
+
+class Group(BaseModel):
+    """A section of the file: unknown keys are refused, and nothing changes once it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty(cls, value: Any) -> Any:
+        """A section whose lines are all commented out is an empty one."""
+        return {} if value is None else value
+
 
 ARM_SCHEMA: dict[str, Any] = {
     "type": "object",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from router.config_file import explain, key_paths, read_yaml
 from router.errors import PlanError, SettingsError
@@ -25,6 +25,7 @@ from router.setting_types import (
     FilePath,
     Flag,
     GreenArm,
+    Group,
     HeaderOrPointer,
     Listen,
     Method,
@@ -40,17 +41,7 @@ from router.setting_types import (
 )
 
 
-class _Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty(cls, value: Any) -> Any:
-        """A section whose lines are all commented out is an empty one."""
-        return {} if value is None else value
-
-
-class SplitSettings(_Group):
+class SplitSettings(Group):
     """Which share of the first plan's traffic green gets, and how users are told apart."""
 
     green_percent: SplitPercent = Field(default=0.0, description="Green's share of live traffic in percent, in steps of 0.01.")
@@ -62,7 +53,7 @@ class SplitSettings(_Group):
     )
 
 
-class ShadowSettings(_Group):
+class ShadowSettings(Group):
     """What is mirrored to the other arm, and the bounds of that."""
 
     percent: Percent = Field(default=0.0, description="Share of exchanges that are mirrored and compared.")
@@ -82,7 +73,7 @@ class ShadowSettings(_Group):
     )
 
 
-class CompareSettings(_Group):
+class CompareSettings(Group):
     """How two answers are read and when they count as equal."""
 
     protocol: Literal["auto", "open-inference", "v1", "mlflow", "openai", "json"] = Field(
@@ -106,7 +97,7 @@ class CompareSettings(_Group):
     python: PythonName | None = Field(default=None, description='A comparison of your own, "module:function".')
 
 
-class RecordSettings(_Group):
+class RecordSettings(Group):
     """Which compared pairs are kept whole, and for how long."""
 
     disagreements: Whole = Field(default=1000, ge=0, le=10**6, description="Disagreeing pairs kept for each release.")
@@ -118,7 +109,7 @@ class RecordSettings(_Group):
     )
 
 
-class PredictionsSettings(_Group):
+class PredictionsSettings(Group):
     """The prediction log: which live answers are kept, so that late feedback finds them."""
 
     percent: Percent = Field(
@@ -139,7 +130,7 @@ class PredictionsSettings(_Group):
         return self
 
 
-class FallbackSettings(_Group):
+class FallbackSettings(Group):
     """When blue answers in green's place, and how much of that blue must bear."""
 
     on: tuple[Literal["connect", "timeout", "5xx"], ...] = Field(
@@ -151,7 +142,7 @@ class FallbackSettings(_Group):
     open_for: Duration = Field(default=5.0, description="How long an open breaker skips green before it tries again.")
 
 
-class TimeoutSettings(_Group):
+class TimeoutSettings(Group):
     """How long the data plane waits for whom."""
 
     connect: Duration = Field(default=1.0, description="For a connection to a server.")
@@ -169,7 +160,7 @@ class TimeoutSettings(_Group):
     drain: Duration = Field(default=30.0, description="For running requests to finish when the router stops.")
 
 
-class LimitSettings(_Group):
+class LimitSettings(Group):
     """How much the data plane takes from clients."""
 
     body: Size = Field(default=2**26, description="Size of a request body.")
@@ -184,7 +175,7 @@ class LimitSettings(_Group):
     queue_wait: Duration = Field(default=1.0, description="How long they wait before the answer is 503.")
 
 
-class HealthSettings(_Group):
+class HealthSettings(Group):
     """When a server counts as out of use."""
 
     path: Prefix | None = Field(
@@ -201,7 +192,7 @@ class HealthSettings(_Group):
     eject_most: Duration = Field(default=60.0, description="For how long at most.")
 
 
-class UpstreamTlsSettings(_Group):
+class UpstreamTlsSettings(Group):
     """How servers with an https URL are verified, and who the router is to them."""
 
     ca: ExistingFile | None = Field(default=None, description="Certificates to trust (PEM); left out: the system's.")
@@ -217,7 +208,7 @@ class UpstreamTlsSettings(_Group):
         return self
 
 
-class ListenTlsSettings(_Group):
+class ListenTlsSettings(Group):
     """A second address for clients, with TLS."""
 
     listen: Listen = Field(description="The address, such as 0.0.0.0:8443.")
@@ -225,20 +216,20 @@ class ListenTlsSettings(_Group):
     key: ExistingFile = Field(description="Its key (PEM).")
 
 
-class ForwardedSettings(_Group):
+class ForwardedSettings(Group):
     """Whose X-Forwarded headers are believed."""
 
     trust: tuple[Network, ...] = Field(default=(), description="Networks (CIDR) of proxies in front of this one.")
 
 
-class AccessLogSettings(_Group):
+class AccessLogSettings(Group):
     """One JSON line for each request."""
 
     path: FilePath | None = Field(default=None, description="The file; left out: no access log.")
     sample: Real = Field(default=1.0, ge=0, le=1, description="Share of requests that are logged.")
 
 
-class Settings(_Group):
+class Settings(Group):
     """The whole configuration."""
 
     model_config = ConfigDict(title="bluegreen configuration", extra="forbid", frozen=True, allow_inf_nan=False)

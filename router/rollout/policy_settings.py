@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from router.config_file import explain
 from router.errors import PlanError
@@ -30,7 +30,7 @@ from router.rollout.policy import (
     ShadowStage,
     SlicesGate,
 )
-from router.setting_types import Duration, ExistingFile, Flag, Percent, PythonName, Real, Whole
+from router.setting_types import Duration, ExistingFile, Flag, Group, Percent, PythonName, Real, Whole
 
 
 class PolicyError(PlanError):
@@ -74,17 +74,7 @@ Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 InnerShare = Annotated[float, Field(strict=True, ge=0.0001, le=0.9999)]
 
 
-class _Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty(cls, value: Any) -> Any:
-        """A section whose lines are all commented out is an empty one."""
-        return {} if value is None else value
-
-
-class ShadowStageSettings(_Group):
+class ShadowStageSettings(Group):
     """The stage before any user sees green."""
 
     min_pairs: Whole = Field(
@@ -98,7 +88,7 @@ class ShadowStageSettings(_Group):
     )
 
 
-class AgreementSettings(_Group):
+class AgreementSettings(Group):
     """Green answers like blue."""
 
     min: Real | None = Field(default=None, ge=0.0001, le=0.9999, description="Share of pairs that must agree.")
@@ -114,27 +104,27 @@ class AgreementSettings(_Group):
         return self
 
 
-class ErrorsSettings(_Group):
+class ErrorsSettings(Group):
     """Green fails hardly more often than blue."""
 
     max_increase: Real = Field(default=0.005, ge=0.0001, le=0.2, description="How much more often, as a difference of rates.")
 
 
-class LatencySettings(_Group):
+class LatencySettings(Group):
     """Green is hardly slower than blue."""
 
     quantile: Real = Field(default=0.95, ge=0.01, le=0.999, description="Which quantile of the times.")
     max_ratio: Real = Field(default=1.2, ge=0.1, le=100, description="Green's at most so many times blue's.")
 
 
-class ObjectiveSettings(_Group):
+class ObjectiveSettings(Group):
     """Green keeps a latency objective."""
 
     latency_ms: Real = Field(ge=0.001, le=1e9, description="The time within which answers shall come, in milliseconds.")
     min: InnerShare = Field(default=0.99, description="Share of green's answers that must.")
 
 
-class DriftSettings(_Group):
+class DriftSettings(Group):
     """Green's predictions are distributed like blue's."""
 
     max_distance: InnerShare = Field(
@@ -142,7 +132,7 @@ class DriftSettings(_Group):
     )
 
 
-class AccuracySettings(_Group):
+class AccuracySettings(Group):
     """Green is right about as often as blue, by labels that come as feedback."""
 
     min_difference: Real = Field(
@@ -150,20 +140,20 @@ class AccuracySettings(_Group):
     )
 
 
-class RewardSettings(_Group):
+class RewardSettings(Group):
     """Green earns about as much as blue, by rewards that come as feedback."""
 
     min_difference: Real = Field(default=-0.01, ge=-1e9, le=1e9, description="Green's mean reward less blue's, at least.")
 
 
-class SlicesSettings(_Group):
+class SlicesSettings(Group):
     """No slice of the traffic is much worse off; needs `slices`."""
 
     of: Literal["agreement"] = Field(default="agreement", description="What is looked at in each slice.")
     min: InnerShare = Field(default=0.95, description="Share of pairs that must agree in every slice.")
 
 
-class GatesSettings(_Group):
+class GatesSettings(Group):
     """The conditions; all of those that are set must pass."""
 
     agreement: AgreementSettings | None = Field(default=None, description="Green answers like blue.")
@@ -177,7 +167,7 @@ class GatesSettings(_Group):
     python: PythonName | None = Field(default=None, description='A gate of your own, "module:function".')
 
 
-class BreakerSettings(_Group):
+class BreakerSettings(Group):
     """The fast breaker: a burst of green's failures takes it to 0 % at once."""
 
     errors: Whole = Field(default=20, ge=0, le=10**9, description="Failures of green that make a burst; 0: no breaker.")
@@ -185,7 +175,7 @@ class BreakerSettings(_Group):
     share: Share = Field(default=0.5, description="And at least this share of green's requests.")
 
 
-class RolloutSettings(_Group):
+class RolloutSettings(Group):
     """The policy of automatic rollouts."""
 
     shadow: ShadowStageSettings = ShadowStageSettings()

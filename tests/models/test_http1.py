@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.fuzz import HEAD_FACTS
 from models import http1
 from models.framing import CHUNKED, UNTIL_CLOSE
 from models.http1 import HttpError, RequestHead, ResponseHead, forwarded_fields, parse_request, parse_response, replace_field
@@ -72,20 +73,7 @@ def requests(draw: st.DrawFn) -> tuple[bytes, list[tuple[bytes, bytes]]]:
 def facts(head: RequestHead | None) -> tuple[object, ...] | None:
     if head is None:
         return None
-    names = (
-        "raw",
-        "size",
-        "method",
-        "target",
-        "minor",
-        "length",
-        "keep_alive",
-        "expects",
-        "upgrade",
-        "request_id",
-        "nominated",
-    )
-    return (*(getattr(head, name) for name in names), (head.host or b"").lower())
+    return (*(getattr(head, name) for name in HEAD_FACTS), (head.host or b"").lower())
 
 
 def goes_on(head: RequestHead | None) -> bytes | None:
