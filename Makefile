@@ -1,13 +1,15 @@
 # demo, test, check and bench each do all the set-up they need on a Linux machine with Python 3.11 or later.
+# bench also compiles the data plane, where there is a C compiler.
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 \
 	&& $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
 PEERS := .venv-peers
+COMPILED := .venv-compiled
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: demo test check bench fuzz soak sim test-peers clean
+.PHONY: demo test check bench wheel test-compiled fuzz soak sim test-peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/bluegreen demo
@@ -21,8 +23,18 @@ check: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.installed-bench
-	$(BIN)/python -m benchmarks.bench $(ARGS)
+bench: $(COMPILED)/.installed
+	$(COMPILED)/bin/python -m benchmarks.bench $(ARGS)
+
+# A wheel for this machine's Python, its data plane compiled (in dist/). Needs a C compiler and Python's headers.
+wheel: $(VENV)/bin/python
+	$(call built)
+
+# The data plane's tests once more, over compiled workers.
+test-compiled: $(COMPILED)/.installed
+	$(COMPILED)/bin/bluegreen --version | grep compiled
+	$(COMPILED)/bin/python -m pytest tests/router/test_conformance*.py tests/router/test_faults*.py tests/router/test_tls*.py \
+		tests/router/test_upstream_addresses.py tests/router/test_end_to_end.py $(PYTEST_ARGS)
 
 sim: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.simulate --write
@@ -40,7 +52,7 @@ test-peers: $(PEERS)/clients/.installed $(PEERS)/mlserver/.installed $(PEERS)/ml
 	$(PEERS)/clients/bin/python -m pytest tests_peers $(PYTEST_ARGS)
 
 clean:
-	rm -rf $(VENV) $(PEERS) bluegreen-demo bluegreen-state benchmarks/.work
+	rm -rf $(VENV) $(PEERS) $(COMPILED) build dist bluegreen-demo bluegreen-state benchmarks/.work
 
 # One virtual environment, filled as far as the command needs; it is made again when what is to be installed changes.
 $(VENV)/bin/python:
@@ -75,6 +87,20 @@ define filled
 	@touch $@
 endef
 
-$(VENV)/.installed-bench: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,bench]'
+# Built from a copy, since the compiler leaves its output beside the sources, where it would be taken instead of them.
+SOURCES := $(shell find models router shadow -name '*.py')
+COMPILES := $(shell command -v cc >/dev/null 2>&1 && echo true || echo false)
+
+define built
+	@test $(COMPILES) = true || echo "no C compiler (cc) here: the data plane is built without being compiled" >&2
+	@rm -rf build/copy && mkdir -p build/copy dist && cp -r models router shadow pyproject.toml README.md LICENSE build/copy
+	HATCH_BUILD_HOOK_ENABLE_MYPYC=$(COMPILES) $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist build/copy
+endef
+
+$(COMPILED)/.installed: $(VENV)/bin/python pyproject.toml $(SOURCES)
+	@test -x $(COMPILED)/bin/python || $(VENV)/bin/python -m venv $(COMPILED)
+	@rm -f dist/bluegreen-*.whl
+	$(call built)
+	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check "$$(ls dist/bluegreen-*.whl)[test,bench]"
+	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps dist/bluegreen-*.whl
 	@touch $@

@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -62,8 +63,19 @@ def describe(cores: Cores) -> dict[str, str]:
         "memory": f"{total / 2**20:.1f} GiB",
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
         "distribution": distribution,
-        "Python": f"{platform.python_implementation()} {sys.version.split()[0]}",
+        "Python": f"{platform.python_implementation()} {sys.version.split()[0]}, {_optimised()}",
+        "bluegreen": _run("bluegreen", "--version"),
     }
+
+
+def _optimised() -> str:
+    """Whether this interpreter was built with profile-guided optimisation, which makes it about a fifth faster."""
+    arguments = sysconfig.get_config_var("CONFIG_ARGS") or ""
+    return f"built {'with' if '--enable-optimizations' in arguments else 'without'} profile-guided optimisation"
+
+
+def _run(name: str, *arguments: str) -> str:
+    return subprocess.run([binary(name), *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def versions(with_router: bool) -> dict[str, str]:

@@ -32,7 +32,7 @@ _BARE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 
 def _any_case(name: bytes) -> bytes:
     """An expression for a field name in any case. (With re.IGNORECASE the engine leaves its fast loops.)"""
-    return b"".join(b"[%c%c]" % (c, c - 32) if 97 <= c <= 122 else re.escape(bytes((c,))) for c in name)
+    return b"".join([b"[%c%c]" % (c, c - 32) if 97 <= c <= 122 else re.escape(bytes((c,))) for c in name])
 
 
 # The usual request in one pass: HTTP/1.1, a path for a target, and of the fields that mean something to a gateway at most one
@@ -50,16 +50,41 @@ _OTHER_LETTERS: Final = bytes(
     for c in b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
     if bytes((c,)).lower() not in {name[:1] for name in _MEANINGFUL}
 )
-_PLAIN_REQUEST: Final = re.compile(
-    rb"(" + _TOKEN + rb"{1,32}+) (/[\x21-\x7e]*+) HTTP/1\.1\r\n(?:"
+
+
+def _one_of(names: list[bytes]) -> bytes:
+    """An expression for any of these names in any case: letter by letter, so that most names are told apart by their first."""
+    rest: dict[bytes, list[bytes]] = {}
+    for name in names:
+        rest.setdefault(name[:1], []).append(name[1:])
+    branches = [_any_case(first) + _one_of(tails) if first else b"" for first, tails in sorted(rest.items())]
+    return branches[0] if len(branches) == 1 else b"(?:" + b"|".join(branches) + b")"
+
+
+_OTHER_LINES: Final = (
     rb"[" + re.escape(_OTHER_LETTERS) + rb"]" + _TOKEN + rb"*+:[\t\x20-\x7e\x80-\xff]*+\r\n"
-    rb"|" + _any_case(b"host") + rb":[ \t]*+(?(3)(?!))([0-9A-Za-z._~%-]++(?::[0-9]{0,5}+)?)[ \t]*+\r\n"
-    rb"|" + _any_case(b"content-length") + rb":[ \t]*+(?(4)(?!))([0-9]{1,18}+)[ \t]*+\r\n"
-    rb"|(?(5)(?!))(" + _any_case(b"connection") + rb":[ \t]*+" + _any_case(b"keep-alive") + rb"[ \t]*+\r\n)"
-    rb"|(?(6)(?!))(" + _any_case(b"x-request-id") + rb":[ \t]*+([\x21-\x7e]{1,200}+)[ \t]*+\r\n)"
-    rb"|(?!(?:" + rb"|".join(_any_case(name) for name in _MEANINGFUL) + rb"):)" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n"
-    rb")*\r\n"
+    rb"|(?!" + _one_of([name + b":" for name in _MEANINGFUL]) + rb")" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n"
 )
+
+
+def _plain_lines(first: int) -> bytes:
+    """The alternatives for a line beside Host; their groups are `first` (a length), `first` + 1 (a line) and so on."""
+    length, connection, own = (_any_case(name) for name in (b"content-length", b"connection", b"x-request-id"))
+    return (
+        rb"|" + length + rb":[ \t]*+(?(%d)(?!))([0-9]{1,18}+)[ \t]*+\r\n" % first
+        + rb"|(?(%d)(?!))(" % (first + 1) + connection + rb":[ \t]*+" + _any_case(b"keep-alive") + rb"[ \t]*+\r\n)"
+        + rb"|(?(%d)(?!))(" % (first + 2) + own + rb":[ \t]*+([\x21-\x7e]{1,200}+)[ \t]*+\r\n)"
+    )  # fmt: skip
+
+
+_PLAIN_REQUEST: Final = re.compile(
+    rb"(" + _TOKEN + rb"{1,32}+) (/[\x21-\x7e]*+) HTTP/1\.1\r\n(?:" + _OTHER_LINES
+    + rb"|" + _any_case(b"host") + rb":[ \t]*+(?(3)(?!))([0-9A-Za-z._~%-]++(?::[0-9]{0,5}+)?)[ \t]*+\r\n"
+    + _plain_lines(4) + rb")*\r\n"
+)  # fmt: skip
+# The same from the beginning of some later line on, without a Host: see Familiar.
+_PLAIN_REST: Final = re.compile(rb"(?:" + _OTHER_LINES + _plain_lines(1) + rb")*\r\n")
+_match_rest: Final = _PLAIN_REST.match
 _match_plain: Final = _PLAIN_REQUEST.match
 
 _REQUEST_FIELDS: Final = re.compile(
@@ -216,21 +241,115 @@ def parse_request(data: bytes, limit: int = 32768, max_fields: int = 100) -> Req
                 if connection is None and own is None:
                     head.passed = data[: size - 2]
                 else:
-                    _cut(head, match, request_id)
+                    head.hop = True
+                    head.passed = _cut(data, match, 0, 5)
+                    if request_id is not None:
+                        head.request_id = request_id
                 return head
     return _parse_request(data, limit, max_fields)
 
 
-def _cut(head: RequestHead, match: re.Match[bytes], request_id: bytes | None) -> None:
-    """Take the two fields that a plain head may have and that end here out of what is passed on."""
-    head.hop = True
-    passed = head.raw[:-2]
-    for group in sorted((5, 6), key=match.start, reverse=True):  # from behind, so that the positions stay right
-        if match.start(group) >= 0:
-            passed = passed[: match.start(group)] + passed[match.end(group) :]
-    head.passed = passed
-    if request_id is not None:
-        head.request_id = request_id
+def _cut(data: bytes, match: re.Match[bytes], start: int, group: int) -> bytes:
+    """What is passed on of a plain head from `start` on: without the two lines that it may have and that end here.
+
+    Those lines are the expression's groups `group` and `group` + 1.
+    """
+    at, passed = start, b""
+    for gone in sorted((match.span(group), match.span(group + 1))):
+        if gone[0] >= 0:
+            passed += data[at : gone[0]]
+            at = gone[1]
+    return passed + data[at : match.end() - 2]
+
+
+class Familiar:
+    """Reads the heads of one connection. What they begin with alike has been checked with the last one, and is only compared.
+
+    A client sends the same method, path, host and most of its fields again and again; what differs (a user, a trace, a length)
+    mostly comes after. Only whole lines of usual requests are remembered, Host among them, and none that decides where the
+    message ends: those are read anew each time. What is returned, and refused, is what `parse_request` would.
+    """
+
+    __slots__ = ("_connection", "_host", "_last", "_method", "_passed", "_start", "_target", "_tries")
+
+    def __init__(self) -> None:
+        self._start = b""
+        self._passed = b""  # of it
+        self._connection = False  # it has a Connection field
+        self._method = b""
+        self._target = b""
+        self._host: bytes | None = None
+        self._last = b""
+        self._tries = 16  # a client whose requests have nothing in common is not compared for ever
+
+    def parse(self, data: bytes, limit: int, max_fields: int) -> RequestHead | None:
+        """As `parse_request`."""
+        start = self._start
+        if start and data.startswith(start):
+            match = _match_rest(data, len(start))
+            if match is not None:
+                size = match.end()
+                if size <= limit and (size < 4 * max_fields or data.count(b"\r\n", 0, size) <= max_fields + 2):
+                    length, connection, own, request_id = match.groups()
+                    if connection is None or not self._connection:
+                        head = RequestHead()
+                        head.raw = data[:size]
+                        head.size = size
+                        head.method = self._method
+                        head.target = self._target
+                        head.host = self._host
+                        if length is not None:
+                            head.length = int(length)
+                        if connection is None and own is None:
+                            if self._connection:
+                                head.hop = True
+                                head.passed = self._passed + data[len(start) : size - 2]
+                            else:
+                                head.passed = data[: size - 2]
+                        else:
+                            head.hop = True
+                            head.passed = self._passed + _cut(data, match, len(start), 2)
+                            if request_id is not None:
+                                head.request_id = request_id
+                        return head
+        head_ = parse_request(data, limit, max_fields)
+        if self._tries and head_ is not None and head_.passed:
+            self._learn(head_)
+        return head_
+
+    def _learn(self, head: RequestHead) -> None:
+        self._tries -= 1
+        last, raw = self._last, head.raw
+        self._last = raw if self._tries else b""
+        match = _match_plain(raw)
+        end = _alike(last, raw)
+        if not end or match is None:
+            return
+        end = min(end, len(raw) - 2)  # the empty line ends the head anew each time
+        # The lines of a length and of a request id are not among what is remembered.
+        for at in (match.start(4), match.start(6)):
+            if at >= 0:
+                end = min(end, raw.rfind(b"\r\n", 0, at) + 2)
+        end = raw.rfind(b"\r\n", 0, end) + 2
+        if not 0 <= match.end(3) < end:
+            return
+        begin, stop = match.span(5)
+        self._connection = 0 <= begin < end
+        self._passed = raw[:begin] + raw[stop:end] if self._connection else raw[:end]
+        self._method, self._target, self._host = match.group(1, 2, 3)
+        self._start = raw[:end]
+
+
+def _alike(one: bytes, other: bytes) -> int:
+    """How many bytes two strings begin with alike."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _parse_request(data: bytes, limit: int, max_fields: int) -> RequestHead | None:

@@ -42,14 +42,18 @@ class Receiver(Protocol):
         """The server takes more bytes, or for now no more."""
 
 
-class Upstream(asyncio.Protocol):
-    """A connection to `server`. `reused` says that it has carried an exchange before, so that it may have gone stale."""
+class Upstream:
+    """A connection to `server`. `reused` says that it has carried an exchange before, so that it may have gone stale.
+
+    An asyncio.Protocol in all but its base: a class that inherits from one that is not compiled cannot be compiled.
+    """
 
     __slots__ = (
         "_body",
         "_ended",
         "_held",
         "_interims",
+        "_last_head",
         "_reusable",
         "_tunnel",
         "idle_since",
@@ -63,7 +67,7 @@ class Upstream(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.transport: asyncio.Transport  # from connection_made on
         self.receiver: Receiver | None = None
         self.reused = False
         self.idle_since = 0.0
@@ -75,6 +79,7 @@ class Upstream(asyncio.Protocol):
         self.sent = False  # the request has left whole
         self._tunnel = False
         self._interims = 0
+        self._last_head: ResponseHead | None = None  # of an answer to a request other than HEAD
 
     def send(self, receiver: Receiver, method: bytes, data: bytes, *, whole: bool) -> None:
         """Begin an exchange with the request's head and what of its body is there; `whole` when that is all."""
@@ -109,11 +114,13 @@ class Upstream(asyncio.Protocol):
             self.transport.abort()
         elif self._body is None and not self._held and not self._tunnel:
             # The usual answer without a detour: a head that is known from before, and the whole body with it.
-            end = data.find(b"\r\n\r\n") + 4
-            head = known_answers.get(data[:end])
+            # Mostly it is the very head of the answer before (a Date lasts a second), which comparing tells without hashing.
+            head = self._last_head
+            if head is None or not data.startswith(head.raw):
+                self._last_head = head = known_answers.get(data[: data.find(b"\r\n\r\n") + 4])
             if (
                 head is not None
-                and head.length == len(data) - end
+                and head.length == len(data) - len(head.raw)
                 and head.reusable
                 and head.status >= 200
                 and self.sent
@@ -124,7 +131,7 @@ class Upstream(asyncio.Protocol):
                 self.reused = True
                 self.idle_since = 0.0
                 self.server.idle.append(self)
-                receiver.answer(head, data[end:], True)
+                receiver.answer(head, data[len(head.raw) :], True)
             else:
                 self._head_received(receiver, data)
         elif self._tunnel:

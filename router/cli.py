@@ -14,6 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,8 +36,21 @@ app = typer.Typer(
 app.add_typer(rollout.app, name="rollout")
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        source = str(importlib.import_module("models.http1").__file__)
+        how = "interpreted" if source.endswith(".py") else "compiled"
+        print(
+            f"bluegreen {metadata.version('bluegreen')}, data plane {how}, {sys.implementation.name} {sys.version.split()[0]}"
+        )
+        raise typer.Exit
+
+
+VersionOption = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")]
+
+
 @app.callback()
-def _global(ctx: typer.Context, control: ControlOption = None) -> None:
+def _global(ctx: typer.Context, control: ControlOption = None, version: VersionOption = False) -> None:
     ctx.obj = control
 
 

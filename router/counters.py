@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from router.errors import StartError
 
@@ -60,7 +61,7 @@ RELEASE_BASE = 96
 RELEASE_CELLS = 4
 
 HISTOGRAM_BASE = (128, 128 + 640)
-HISTOGRAM_WORDS = 640
+HISTOGRAM_WORDS: Final = 640
 PAGE_WORDS = 128 + 2 * 640
 PAGE_BYTES = PAGE_WORDS * 8
 

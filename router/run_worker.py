@@ -20,6 +20,7 @@ import ssl
 import sys
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import uvloop
 
@@ -91,12 +92,15 @@ class Worker:
         loop.add_signal_handler(signal.SIGHUP, self._reread, gateway)
         tap.keep_connected(perf_counter())
 
-        servers = [await loop.create_server(lambda: Downstream(gateway, b"http"), sock=_inherited(self._fd), backlog=4096)]
+        def accept(scheme: bytes) -> Any:  # what makes a protocol, by its methods: see models.upstream.Upstream
+            return lambda: Downstream(gateway, scheme)
+
+        servers = [await loop.create_server(accept(b"http"), sock=_inherited(self._fd), backlog=4096)]
         if self._tls_fd >= 0 and options.listen_tls is not None:
             self._certificate = Certificate(options.listen_tls)
             servers.append(
                 await loop.create_server(
-                    lambda: Downstream(gateway, b"https"),
+                    accept(b"https"),
                     sock=_inherited(self._tls_fd),
                     backlog=4096,
                     ssl=self._certificate.context,

@@ -15,7 +15,7 @@ import struct
 import termios
 from typing import TYPE_CHECKING, Final, cast
 
-from models.http1 import HttpError, parse_request
+from models.http1 import Familiar, HttpError
 from router.proxy import answers
 from router.proxy.exchange import Exchange
 from router.proxy.forwarded import connection_fields
@@ -29,8 +29,8 @@ PIPELINE_BYTES: Final = 64 * 1024
 LINGER_SECONDS: Final = 2.0
 
 
-class Downstream(asyncio.Protocol):
-    """A client's connection.
+class Downstream:
+    """A client's connection: an asyncio.Protocol, without that base for the reason given in models.upstream.Upstream.
 
     `exchange` is the request that is being answered; `since` is when the connection last became idle, or when the first byte of
     an unfinished head came. `full` says that the client is slow to take its answer.
@@ -38,6 +38,7 @@ class Downstream(asyncio.Protocol):
 
     __slots__ = (
         "_buffer",
+        "_heads",
         "_last",
         "_lingering",
         "_on_the_way",
@@ -56,7 +57,7 @@ class Downstream(asyncio.Protocol):
 
     def __init__(self, gateway: Gateway, scheme: bytes) -> None:
         self.gateway = gateway
-        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.transport: asyncio.Transport  # from connection_made on
         self.exchange: Exchange | Probe | None = None
         self.peer = ""
         self.forwarded = scheme
@@ -67,6 +68,7 @@ class Downstream(asyncio.Protocol):
         self.own_fields = b""  # the lines that the router adds for requests to `host`
         self.paused = False
         self._buffer = b""
+        self._heads = Familiar()
         self._last = False  # no further request is read
         self._lingering = False
         self._on_the_way = 0  # bytes, when last looked at
@@ -163,7 +165,7 @@ class Downstream(asyncio.Protocol):
             # RFC 9112, 2.2: an empty line before the request line is passed over, one.
             data = data[2:]
         try:
-            head = parse_request(data, gateway.limits.head, gateway.limits.headers)
+            head = self._heads.parse(data, gateway.most_head, gateway.most_fields)
         except HttpError as error:
             self._refuse(error)
             return

@@ -80,12 +80,8 @@ class Exchange:
         self.downstream = downstream
         self.head = head
         self.started = perf_counter()
-        # What `new_request_id` and `obey_plan` do, without the calls.
-        if head.request_id:
-            self.request_id = head.request_id
-        else:
-            gateway.id_count = count = gateway.id_count + 1
-            self.request_id = b"%s%016x" % (gateway.id_prefix, count)
+        self.request_id = head.request_id or gateway.new_request_id()
+        # What `obey_plan` does, without the call.
         self.routing: Routing = gateway.routing if gateway.plan_word[0] == gateway.plan_seen else gateway.obey_plan()
 
     # --- the request ---
@@ -95,7 +91,7 @@ class Exchange:
         head, gateway = self.head, self.gateway
         size, length = head.size, head.length
         end = size + length
-        if length < 0 or end > len(data) or length > gateway.limits.body:
+        if length < 0 or end > len(data) or length > gateway.most_body:
             return self._begin_partly(data)
         self.whole = True
         if length:
@@ -116,7 +112,7 @@ class Exchange:
         if (
             server is None
             or not server.idle
-            or target.in_flight >= gateway.limits.in_flight
+            or target.in_flight >= gateway.most_in_flight
             or target.breaker.state
             or length > gateway.keep_bytes
         ):
@@ -144,7 +140,7 @@ class Exchange:
         self._keep_alive = head.keep_alive
         self._kept = []
         try:
-            self._body = body_of(head.length, self.gateway.limits.body)
+            self._body = body_of(head.length, self.gateway.most_body)
             end = self._body.feed(data, head.size)
         except (FramingError, BodyTooLarge) as error:
             self._refuse_body(error)
@@ -228,7 +224,7 @@ class Exchange:
             gateway.words[target.base + c.SKIPPED] += 1
             target = self.routing.blue
         self.target = target
-        if target.in_flight >= gateway.limits.in_flight and not gateway.queue(self, target):
+        if target.in_flight >= gateway.most_in_flight and not gateway.queue(self, target):
             self._fail(503, "this arm has as many requests in flight as it may have; try again in a moment")
             return
         if not self.queued_at:

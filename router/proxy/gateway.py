@@ -16,7 +16,7 @@ import random
 import ssl
 from pathlib import Path
 from time import perf_counter, time
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from models.pool import Server, probe
 from models.tasks import spawn
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from router.proxy.exchange import Exchange
 
 _log = logging.getLogger("gateway")
+_ID_ENDINGS: Final = [b"%03x" % i for i in range(4096)]
 _OWN_STATUS: Final = {status: c.OWN_BASE + i for i, status in enumerate(c.OWN_STATUSES)}
 DRAIN_GRACE_SECONDS: Final = 1.0  # an idle connection may send one more request before a drain closes it
 
@@ -59,11 +60,12 @@ class Gateway:
         self._counters = counters
         self._page = page
         self.plan_word = page.word
-        self.routing: Routing = cast(Routing, None)  # set by the first obey_plan
+        self.routing: Routing  # set by the first obey_plan
         self.plan_seen = -1
         self._clients: dict[str, int] = {}
-        self.id_prefix = os.urandom(8).hex().encode()
-        self.id_count = 0
+        self._id_prefix = os.urandom(8).hex().encode()
+        self._id_start = self._id_prefix + b"0" * 13
+        self._id_count = 0
         self._drain_began = 0.0
         self._log_lines: list[str] = []
         self._refused: set[Downstream] = set()  # over a limit, and only open until their answer has left
@@ -82,6 +84,11 @@ class Gateway:
         self.options = options
         self.timeouts = options.timeouts
         self.limits = options.limits
+        # Asked for by every request; an attribute of a compiled class costs next to nothing.
+        self.most_head = options.limits.head
+        self.most_fields = options.limits.headers
+        self.most_body = options.limits.body
+        self.most_in_flight = options.limits.in_flight
         self.fallback = options.fallback
         self.logs_exposures = options.mirroring.logged > 0
         self.breaker_armed = bool(options.fallback.on)
@@ -146,8 +153,11 @@ class Gateway:
 
     def new_request_id(self) -> bytes:
         """An id that no other request of any worker has: 32 hexadecimal digits."""
-        self.id_count += 1
-        return b"%s%016x" % (self.id_prefix, self.id_count)
+        self._id_count = count = self._id_count + 1
+        ending = count & 0xFFF
+        if not ending:
+            self._id_start = b"%s%013x" % (self._id_prefix, count >> 12)
+        return self._id_start + _ID_ENDINGS[ending]
 
     def admit(self, downstream: Downstream) -> bool:
         """Whether one more connection, of this client, is within the limits."""
@@ -202,7 +212,7 @@ class Gateway:
 
     def advance(self, target: Target) -> None:
         """A place is free: the longest-waiting request takes it."""
-        while target.waiting and target.in_flight < self.limits.in_flight:
+        while target.waiting and target.in_flight < self.most_in_flight:
             target.waiting.popleft().connect()
 
     # --- counting ---

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from models.tasks import spawn
 
@@ -19,8 +19,8 @@ RETRY_SECONDS: Final = 0.25
 _PIECE: Final = 256 * 1024  # gathered bytes that leave at once
 
 
-class Tap(asyncio.Protocol):
-    """The worker's end. `offer` takes one frame, or says that it was dropped."""
+class Tap:
+    """The worker's end, an asyncio protocol. `offer` takes one frame, or says that it was dropped."""
 
     __slots__ = ("_bound", "_connecting", "_frames", "_loop", "_path", "_retry_at", "_size", "_timer", "_transport")
 
@@ -73,7 +73,7 @@ class Tap(asyncio.Protocol):
         with short_path(self._path) as name:
             try:
                 async with asyncio.timeout(1.0):
-                    await self._loop.create_unix_connection(lambda: self, name)
+                    await self._loop.create_unix_connection(cast(Any, lambda: self), name)
             except OSError:
                 return
             finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given, settings
@@ -11,7 +12,16 @@ from hypothesis import strategies as st
 from benchmarks.fuzz import HEAD_FACTS
 from models import http1
 from models.framing import CHUNKED, UNTIL_CLOSE
-from models.http1 import HttpError, RequestHead, ResponseHead, forwarded_fields, parse_request, parse_response, replace_field
+from models.http1 import (
+    Familiar,
+    HttpError,
+    RequestHead,
+    ResponseHead,
+    forwarded_fields,
+    parse_request,
+    parse_response,
+    replace_field,
+)
 
 STATUSES = {400, 414, 417, 431, 501, 505}
 
@@ -147,6 +157,67 @@ def test_fast_path_and_long_way_agree(raw: bytes) -> None:
         except HttpError as error:
             results.append(error.status)
     assert results[0] == results[1]
+
+
+@st.composite
+def relatives(draw: st.DrawFn) -> list[bytes]:
+    """Heads as one client might send them: each is the one before with a piece of it replaced by a piece of another."""
+    raws = [draw(requests())[0]]
+    for _ in range(draw(st.integers(1, 6))):
+        last = raws[-1]
+        kind = draw(st.sampled_from(["same", "same", "tail", "line", "other", "bytes"]))
+        lines = last.split(b"\r\n")[:-2]
+        at = draw(st.integers(0, len(lines)))
+        if kind == "tail":
+            other = draw(requests())[0].split(b"\r\n")[1:]
+            raws.append(b"\r\n".join(lines[:at] + other))
+        elif kind == "line":
+            name, value = draw(others | meant | st.sampled_from([(b"Host", b"b"), (b"Content-Length", b"7")]))
+            raws.append(b"\r\n".join([*lines[:at], name + b":" + value, *lines[at:], b"", b""]))
+        elif kind == "bytes":
+            raws.append(last[:at] + draw(st.binary(max_size=4)) + last[at:])
+        else:
+            raws.append(last if kind == "same" else draw(requests())[0])
+    return raws
+
+
+def outcome(parse: Callable[[bytes, int, int], RequestHead | None], raw: bytes) -> object:
+    """Everything that a parser says of some bytes."""
+    try:
+        head = parse(raw, 32768, 8)
+    except HttpError as error:
+        return error.status, error.detail
+    return head and {name: getattr(head, name) for name in RequestHead.__annotations__}
+
+
+@settings(max_examples=400)
+@given(relatives(), st.binary(max_size=6))
+def test_familiar_heads_are_read_like_strange_ones(raws: list[bytes], body: bytes) -> None:
+    familiar = Familiar()
+    for raw in raws:
+        for _ in range(2):
+            assert outcome(familiar.parse, raw + body) == outcome(parse_request, raw + body)
+
+
+def test_what_a_connection_s_heads_have_in_common_is_compared_and_not_read_again() -> None:
+    familiar = Familiar()
+    raw = b"POST /m HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\nX-User: %d\r\nContent-Length: 4\r\n\r\n"
+    for number in range(100):
+        head = familiar.parse(raw % number, 32768, 100)
+        assert head is not None
+        assert head.passed == b"POST /m HTTP/1.1\r\nHost: a\r\nX-User: %d\r\nContent-Length: 4\r\n" % number
+    # The method and target are those of the very first head: bytes that are equal were not cut out again.
+    first = familiar.parse(raw % 1, 32768, 100)
+    again = familiar.parse(raw % 2, 32768, 100)
+    assert first is not None
+    assert again is not None
+    assert again.target is first.target
+    # A second Host or Connection after what is remembered is judged like any other.
+    with pytest.raises(HttpError, match="more than one Host"):
+        familiar.parse((raw % 1)[:-2] + b"Host: b\r\n\r\n", 32768, 100)
+    closing = familiar.parse((raw % 1)[:-2] + b"Connection: close\r\n\r\n", 32768, 100)
+    assert closing is not None
+    assert not closing.keep_alive
 
 
 @given(requests())
