@@ -237,7 +237,7 @@ class Router:
             return client.asks(data, method)
 
     def obeys(self, *, wait: bool = True, **changes: Any) -> int:
-        """Write the next plan: `blue`, `green` (an Upstream, URLs, an arm's mapping or None), `percent`, `key`, `salt`.
+        """Write the next plan: `blue`, `green` (an Upstream, URLs, an arm's mapping or None), `percent`, `key`, `salt`, `shadow`.
 
         Returns its revision, by default as soon as the worker obeys it and is done with recalling.
         """
@@ -384,6 +384,8 @@ class Router:
         for name, value in changes.items():
             if name in ("blue", "green"):
                 plan[name] = value if value is None or isinstance(value, dict) else _arm(name, value)
+            elif name == "shadow":
+                plan["shadow"] = {"percent": value}
             else:
                 plan["split"][{"percent": "green_percent", "key": "key", "salt": "salt"}[name]] = value
         return plan

@@ -54,10 +54,12 @@ class Breaker:
         return True
 
     def succeeded(self) -> None:
-        """Green answered well."""
+        """Green answered well. While the breaker is open that is an answer to an older request, which tells nothing new."""
+        if self.state == OPEN:
+            return
         self._row = 0
         self.troubled = False
-        if self.state != CLOSED:
+        if self.state == HALF_OPEN:
             self.state = CLOSED
             self._trial = 0.0
             self._fallbacks = 0

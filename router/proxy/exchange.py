@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import socket
 import ssl
-from time import perf_counter, time
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
-from models.framing import CHUNKED, UNTIL_CLOSE, Body, BodyTooLarge, ChunkedBody, FramingError, body_of
-from models.http1 import RequestHead, ResponseHead, replace_field
+from models.framing import CHUNKED, Body, BodyTooLarge, ChunkedBody, FramingError, body_of
+from models.http1 import RequestHead, ResponseHead
 from models.pool import Server
 from models.tasks import spawn
 from models.upstream import Upstream
@@ -28,15 +28,14 @@ from router import counters as c
 from router.counters import bin_of
 from router.proxy import answers
 from router.proxy.forwarded import trusted_fields
+from router.proxy.handover import Handover
+from router.proxy.reframing import Reframing, needed
 from router.proxy.routing import Routing, Target
-from shadow import frame
 
 if TYPE_CHECKING:
     from router.proxy.downstream import Downstream
     from router.proxy.gateway import Gateway
 
-MIRRORED: Final = 1  # what becomes of an exchange when it is over: see Gateway.samples
-LOGGED: Final = 2
 _HOLD_WHILE_WAITING: Final = 256 * 1024  # of a body, read before there is a connection to send it on
 
 
@@ -60,7 +59,7 @@ class Exchange:
     _body: Body | None = None
     _kept: list[bytes] | None = None
     _kept_size: int = 0
-    _sampled: int = 0  # MIRRORED, LOGGED, or 0 for neither
+    _handover: Handover | None = None  # when it is in a sample
     _attempts: int = 0
     _tried: frozenset[Server] | None = None
     _stale_retried: bool = False
@@ -68,12 +67,7 @@ class Exchange:
     _continued: bool = False
     _held_up: bool = False  # the server takes no more of the request for now
     _keep_alive: bool = True
-    _rechunk: bool = False
-    _decoder: ChunkedBody | None = None
-    _response: list[bytes] | None = None
-    _response_head: bytes = b""
-    _response_size: int = 0
-    _cut: int = 0
+    _reframing: Reframing | None = None
 
     def __init__(self, gateway: Gateway, downstream: Downstream, head: RequestHead) -> None:
         self.gateway = gateway
@@ -106,7 +100,7 @@ class Exchange:
             return end
         # The usual request, without a detour: one piece, a place at the arm, and a warm connection to its one server.
         if routing.shadowed or (routing.splits and gateway.logs_exposures):
-            self._sampled = gateway.samples(self)
+            self._handover = gateway.samples(self)
         self.target = target = routing.choose(head, b"")
         server = target.only
         if (
@@ -198,7 +192,7 @@ class Exchange:
                 self._continue()
             return
         body = self._payload() if routing.needs_body and self.whole else b""
-        self._sampled = self.gateway.samples(self)
+        self._handover = self.gateway.samples(self)
         self.dispatch(routing.choose(self.head, body))
 
     def _payload(self) -> bytes:
@@ -337,10 +331,8 @@ class Exchange:
             if not self.whole:
                 self._keep_alive = False  # the rest of the request will not be read
             downstream.transport.write(self._answer_start(head, target, data, done))
-        if self._sampled:
-            self._response_head = head.raw
-            self._response = []
-            self._record(data)
+        if self._handover is not None:
+            self._handover.answer(head.raw, data)
         if done:
             self._over(now)
         elif downstream.full:
@@ -356,15 +348,13 @@ class Exchange:
 
     def more(self, data: bytes, done: bool) -> None:
         """More of the body, passed on as it is framed, or of the tunnel."""
-        if self._sampled:
-            self._record(data)
+        if self._handover is not None:
+            self._handover.more(data)
         if done:
             self.upstream = None
         self.active = perf_counter()
-        if self._decoder is not None:
-            data = self._decode(data)
-        elif self._rechunk:
-            data = _chunk(data) + (b"0\r\n\r\n" if done else b"")
+        if self._reframing is not None:
+            data = self._reframing.body(data, done)
         if data:
             self.downstream.transport.write(data)
         if done:
@@ -383,12 +373,12 @@ class Exchange:
         self.answered = self.tunnel = True
         self.whole = True
         self._keep_alive = False
-        self._sampled = 0
+        self._handover = None
         self.status = 101
         self.first_byte = perf_counter()
         self.gateway.words[c.TUNNELS] += 1
-        fields = b"Connection: upgrade\r\nUpgrade: %s\r\n" % head.upgrade
-        self.downstream.transport.write(self._compose(head, target, fields) + data)
+        agreed = b"Connection: upgrade\r\nUpgrade: %s\r\n\r\n%s" % (head.upgrade, data)
+        self.downstream.transport.write(b"%s%sx-request-id: %s\r\n%s" % (head.passed, target.arm_line, self.request_id, agreed))
         early = self.downstream.take_held()
         if early:
             self.tunnel_send(early)
@@ -447,49 +437,18 @@ class Exchange:
         """Head and first bytes of an answer that is not the usual one."""
         if self.gateway.draining:
             self._keep_alive = False
+        passed, minor = head.passed, self.head.minor
         fields = b""
-        if self.head.minor == 0:
-            if head.length == CHUNKED:
-                self._decoder = ChunkedBody(collect=True)
+        if minor == 0:
             if head.length < 0:
                 self._keep_alive = False  # RFC 9112, 9.3: to this client only the close can tell the end
             fields = b"Connection: keep-alive\r\n" if self._keep_alive else b""
-        elif head.length == UNTIL_CLOSE:
-            # Chunked, so that the client can tell the end from a failure.
-            self._rechunk = True
-            fields = b"Transfer-Encoding: chunked\r\n"
         if not self._keep_alive:
             fields += b"Connection: close\r\n"
-        if self._decoder is not None:
-            data = self._decode(data)
-        elif self._rechunk:
-            data = _chunk(data) + (b"0\r\n\r\n" if done else b"")
-        return self._compose(head, target, fields) + data
-
-    def _compose(self, head: ResponseHead, target: Target, fields: bytes) -> bytes:
-        passed = head.passed
-        if self._decoder is not None:
-            line, _, lines = passed.partition(b"\r\n")
-            lines = replace_field(replace_field(lines, b"transfer-encoding", b""), b"trailer", b"")
-            passed = b"%s\r\n%s" % (line, lines)
-        return b"%s%sx-request-id: %s\r\n%s\r\n" % (passed, target.arm_line, self.request_id, fields)
-
-    def _decode(self, data: bytes) -> bytes:
-        decoder = self._decoder
-        assert decoder is not None
-        decoder.feed(data)
-        out = b"".join(decoder.payload)
-        decoder.payload.clear()
-        return out
-
-    def _record(self, data: bytes) -> None:
-        room = self.gateway.options.mirroring.body - self._response_size
-        if len(data) > room:
-            self._cut |= frame.RESPONSE_CUT
-            data = data[: max(room, 0)]
-        self._response_size += len(data)
-        if self._response is not None:
-            self._response.append(data)
+        if needed(head, minor):
+            self._reframing = reframing = Reframing(head)
+            passed, data = reframing.head(passed), reframing.body(data, done)
+        return b"%s%sx-request-id: %s\r\n%s\r\n%s" % (passed, target.arm_line, self.request_id, fields, data)
 
     # --- failures ---
 
@@ -609,20 +568,25 @@ class Exchange:
         gateway.count_own(status)
         keep_alive = self.whole and self._keep_alive and not gateway.draining and status not in (400, 408, 413)
         self.status = status
-        downstream.transport.write(
-            answers.problem(
-                status,
-                detail,
-                self.request_id,
-                keep_alive=keep_alive,
-                minor=self.head.minor,
-                arm_line=target.arm_line if target is not None else b"",
-                head_only=self.head.method == b"HEAD",
-            )
+        answer = answers.problem(
+            status,
+            detail,
+            self.request_id,
+            keep_alive=keep_alive,
+            minor=self.head.minor,
+            arm_line=target.arm_line if target is not None else b"",
+            head_only=self.head.method == b"HEAD",
         )
-        gateway.log(self, perf_counter())
+        downstream.transport.write(answer)
+        now = perf_counter()
+        if self._handover is not None and status >= 500 and target is not None and self.whole:
+            self.first_byte = now
+            end = answer.index(b"\r\n\r\n") + 4
+            self._handover.answer(answer[:end], answer[end:])
+            self._handover.offer(self, self._kept, now)
+        gateway.log(self, now)
         if self.whole and status != 400:
-            downstream.finished(keep_alive, perf_counter())
+            downstream.finished(keep_alive, now)
         else:
             downstream.close_after_reading()
 
@@ -686,49 +650,14 @@ class Exchange:
         words[target.histogram + bin_of(int((now - self.started) * 1e6))] += 1
         if target.breaker.troubled and self.status < 500:
             target.breaker.succeeded()
-        if self._sampled:
-            self._hand_over(now)
+        if self._handover is not None:
+            self._handover.offer(self, self._kept, now)
         if gateway.logging:
             gateway.log(self, now)
         if self.whole:
             self.downstream.finished(self._keep_alive, now)
         else:
             self.downstream.close_after_reading()
-
-    def _hand_over(self, now: float) -> None:
-        """One frame for the shadow. A request that was not kept whole could not be sent again, so it counts as lost."""
-        gateway, target, kept, routing = self.gateway, self.target, self._kept, self.routing
-        assert target is not None
-        words, cell = gateway.words, routing.release_cell
-        flags = self._cut | (frame.FELL_BACK if self.fell_back else 0) | (frame.RECALLED if self.recalled else 0)
-        mirrored = self._sampled == MIRRORED
-        if not mirrored:
-            flags |= frame.LOGGED_ONLY | (frame.REQUEST_CUT if kept is None else 0)
-        elif words[cell] != routing.release:
-            return  # four releases ago: its cell has been given to another
-        else:
-            words[cell + 1] += 1
-        if (mirrored and kept is None) or not gateway.tap.offer(
-            frame.encode(
-                target.index,
-                flags,
-                routing.release,
-                routing.revision,
-                time() - (now - self.started),
-                (self.first_byte - self.started) * 1e3,
-                (now - self.started) * 1e3,
-                self.request_id,
-                self.head.raw,
-                b"".join(kept or ()),
-                self._response_head,
-                b"".join(self._response or ()),
-            )
-        ):
-            words[cell + 2 if mirrored else c.UNLOGGED] += 1
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%s\r\n" % (len(data), data) if data else b""
 
 
 def _why_not_connected(error: OSError) -> str:

@@ -25,7 +25,7 @@ from router.counters import CounterPage
 from router.errors import PlanError, StartError
 from router.page import PlanPage
 from router.plan import read_plan
-from router.proxy.exchange import LOGGED, MIRRORED
+from router.proxy.handover import Handover
 from router.proxy.options import ProxyOptions
 from router.proxy.probes import Readiness
 from router.proxy.routing import Routing, Target, Targets
@@ -131,19 +131,20 @@ class Gateway:
             self.words[c.RECALLED] += recalled
         self.words[c.RECALLED_REVISION] = revision
 
-    def samples(self, exchange: Exchange) -> int:
-        """What becomes of this exchange when it is over: MIRRORED, LOGGED (for the prediction log alone), or 0 for nothing.
+    def samples(self, exchange: Exchange) -> Handover | None:
+        """Where to gather what the shadow shall have of this exchange, or None when it shall have nothing.
 
-        Both are for the methods and paths that are predictions; the log is kept while traffic is split between the arms.
+        Predictions alone are handed over, told by method and path: in the shadow's sample to be mirrored; else, while traffic
+        is split between the arms, for the prediction log.
         """
         routing, mirroring, head = exchange.routing, self.options.mirroring, exchange.head
         if head.method not in mirroring.methods or not head.target.startswith(mirroring.paths) or head.upgrade:
-            return 0
+            return None
         share = routing.shadowed
         if share and (share >= 1.0 or random.random() < share):
-            return MIRRORED
+            return Handover(True, mirroring.body)
         share = mirroring.logged if routing.splits else 0.0
-        return LOGGED if share and (share >= 1.0 or random.random() < share) else 0
+        return Handover(False, mirroring.body) if share and (share >= 1.0 or random.random() < share) else None
 
     # --- connections and their limits ---
 

@@ -1,0 +1,112 @@
+"""What a worker hands to the shadow, read from the tap's socket: whole exchanges, bounded ones, and answers the router made."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plane import Router, Upstream, chunked
+
+from router.state import StateDir
+from shadow import frame
+from shadow.frame import Frame, FrameReader
+
+POST = b"POST /infer HTTP/1.1\r\nHost: models.example\r\nContent-Length: 5\r\n\r\nhello"
+BODY = 64  # bytes of either body that are handed over
+SETTINGS: dict[str, Any] = {
+    "shadow": {"body": BODY},
+    "fallback": {"on": [], "body": 1024},
+    "timeouts": {"connect": 0.5, "first_byte": 0.4, "idle": 1},
+    "health": {"interval": 60, "eject_after": 10_000},
+}
+
+
+class Listener:
+    """The shadow's end of the tap."""
+
+    def __init__(self, path: Path) -> None:
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.bind(str(path))
+        self._server.listen()
+        self._server.settimeout(10)
+        self._reader = FrameReader()
+        self._connection: socket.socket | None = None
+
+    def accepts(self) -> None:
+        self._connection, _ = self._server.accept()
+        self._connection.settimeout(10)
+
+    def frames(self, count: int) -> list[Frame]:
+        """The next `count` frames."""
+        assert self._connection is not None
+        found: list[Frame] = []
+        while len(found) < count:
+            data = self._connection.recv(1 << 20)
+            assert data, "the worker closed the tap"
+            found += self._reader.feed(data)
+        assert len(found) == count
+        return found
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._server.close()
+
+
+@pytest.fixture
+def tapped(tmp_path: Path, blue: Upstream, green: Upstream) -> Iterator[tuple[Router, Listener]]:
+    state = StateDir(tmp_path)
+    state.create()
+    with contextlib.closing(Listener(state.tap)) as listener, Router(tmp_path, blue, settings=SETTINGS) as router:
+        listener.accepts()
+        router.obeys(green=green, shadow=100)
+        yield router, listener
+
+
+def test_a_mirrored_exchange_is_handed_over_as_it_stood_on_the_wire(tapped: tuple[Router, Listener], blue: Upstream) -> None:
+    router, listener = tapped
+    answered = router.asks(POST, "POST")
+    (found,) = listener.frames(1)
+    assert (found.colour, found.flags) == (0, 0)
+    assert found.request_head + found.request_body == POST
+    assert found.response_body == answered.payload
+    assert found.request_id == answered.header(b"x-request-id")
+    assert 0 <= found.first_byte_ms <= found.total_ms < 5000
+
+
+def test_a_longer_answer_is_cut_at_the_bound(tapped: tuple[Router, Listener], blue: Upstream) -> None:
+    router, listener = tapped
+    blue.answers(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(*[b"x" * 10] * 50))
+    assert len(router.asks(POST, "POST").payload) == 500
+    (found,) = listener.frames(1)
+    assert found.flags == frame.RESPONSE_CUT
+    assert len(found.response_body) == BODY
+
+
+@pytest.mark.parametrize(("fault", "status"), [("refuses", 502), ("hangs", 504), ("resets_mid_head", 502)])
+def test_an_answer_that_the_router_made_is_handed_over_too(
+    tapped: tuple[Router, Listener], blue: Upstream, fault: str, status: int
+) -> None:
+    router, listener = tapped
+    getattr(blue, fault)()
+    assert router.asks(POST, "POST").status == status
+    (found,) = listener.frames(1)
+    assert found.response_head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"problem+json" in found.response_head
+    assert found.request_body == b"hello"
+
+
+def test_while_traffic_is_split_what_is_not_mirrored_is_handed_over_for_the_log(
+    tapped: tuple[Router, Listener], green: Upstream
+) -> None:
+    router, listener = tapped
+    router.obeys(shadow=0, percent=50)
+    for _ in range(20):
+        assert router.asks(POST, "POST").status == 200
+    seen = listener.frames(20)
+    assert {found.flags for found in seen} == {frame.LOGGED_ONLY}
+    assert {found.colour for found in seen} == {0, 1}
