@@ -38,6 +38,7 @@ class Downstream:
 
     __slots__ = (
         "_buffer",
+        "_empty_line",
         "_heads",
         "_last",
         "_lingering",
@@ -68,6 +69,7 @@ class Downstream:
         self.own_fields = b""  # the lines that the router adds for requests to `host`
         self.paused = False
         self._buffer = b""
+        self._empty_line = False  # one has been passed over before this request
         self._heads = Familiar()
         self._last = False  # no further request is read
         self._lingering = False
@@ -161,8 +163,9 @@ class Downstream:
         """Begin the exchange of the request at the start of `data`, or wait for the rest of it."""
         gateway = self.gateway
         self._buffer = b""
-        if data[0] == 13 and data.startswith(b"\r\n"):
-            # RFC 9112, 2.2: an empty line before the request line is passed over, one.
+        if data[0] == 13 and data.startswith(b"\r\n") and not self._empty_line:
+            # RFC 9112, 2.2: an empty line before the request line is passed over; one, in however many pieces it all comes.
+            self._empty_line = True
             data = data[2:]
         try:
             head = self._heads.parse(data, gateway.most_head, gateway.most_fields)
@@ -175,7 +178,7 @@ class Downstream:
                 self.since = gateway.now()
             self._buffer = data
             return
-        self.reading_head = False
+        self.reading_head = self._empty_line = False
         if head.target.startswith(b"/-/") and head.target.partition(b"?")[0] in PATHS:
             self.exchange = probe = Probe(gateway, self, head)
             self._buffer = data[head.size :] if not head.length else b""

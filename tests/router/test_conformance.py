@@ -269,6 +269,18 @@ def test_refused(router: Router, blue: Upstream, client: Client, case: Bad, cut:
     assert router.counts.own(case.status) == own + 1
 
 
+@pytest.mark.parametrize("pieces", [(b"\r\n", b"\r\n"), (b"\r", b"\n\r", b"\n"), (b"\r\n\r", b"\n")])
+def test_two_empty_lines_are_refused_in_however_many_pieces(client: Client, pieces: tuple[bytes, ...]) -> None:
+    """RFC 9112, 2.2: one may come before a request, and where the bytes were cut on their way says nothing."""
+    client.sends(*pieces, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert client.receives().status == 400
+
+
+def test_an_empty_line_may_come_before_each_request(client: Client) -> None:
+    for _ in range(3):
+        assert client.asks(b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
+
+
 def test_refused_requests_end_what_is_pipelined_behind_them(router: Router, blue: Upstream) -> None:
     """RFC 9112, 9.6: after an error nothing of what follows on the connection is taken for a request."""
     smuggled = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
