@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from models import http1
-from models.http1 import Familiar, parse_request
+from models.familiar import Familiar
+from models.http1 import parse_request
 from models.upstream import Upstream
 from router.counters import CounterPage
 from router.page import PlanPage

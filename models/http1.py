@@ -1,4 +1,4 @@
-"""HTTP/1.1 message heads, both directions, without any I/O.
+"""HTTP/1.1 request heads, without any I/O; answers are read by the same rules in `http1_response`.
 
 A head is checked whole by one compiled expression and then kept as the bytes that came: what goes on to the next hop is those
 bytes less the fields that end here. So no dictionary of headers is ever built for a message that is only passed on, and what
@@ -16,18 +16,16 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from models.framing import CHUNKED, UNTIL_CLOSE
+from models.framing import CHUNKED
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-_FIELDS: Final = rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n"
+FIELDS: Final = rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n"
 
 # Method, target and minor version. The target is any visible ASCII (RFC 9112, 3.2; what the URI means is the server's affair).
-_REQUEST: Final = re.compile(rb"(" + _TOKEN + rb"{1,32}+) ([\x21-\x7e]++) HTTP/(\d)\.(\d)\r\n" + _FIELDS)
-# The reason phrase may be empty, and then many servers leave out the space before it as well (RFC 9112, 4 wants the space).
-_RESPONSE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5]\d\d)(?: [\t\x20-\x7e\x80-\xff]*+)?\r\n" + _FIELDS)
+_REQUEST: Final = re.compile(rb"(" + _TOKEN + rb"{1,32}+) ([\x21-\x7e]++) HTTP/(\d)\.(\d)\r\n" + FIELDS)
 _REQUEST_LINE: Final = re.compile(_TOKEN + rb"{1,32} [\x21-\x7e]+ HTTP/\d\.\d")
 # A line end that is not CRLF. A CR at the very end may still get its LF.
-_BARE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
+BARE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 
 
 def _any_case(name: bytes) -> bytes:
@@ -61,13 +59,13 @@ def _one_of(names: list[bytes]) -> bytes:
     return branches[0] if len(branches) == 1 else b"(?:" + b"|".join(branches) + b")"
 
 
-_OTHER_LINES: Final = (
+OTHER_LINES: Final = (
     rb"[" + re.escape(_OTHER_LETTERS) + rb"]" + _TOKEN + rb"*+:[\t\x20-\x7e\x80-\xff]*+\r\n"
     rb"|(?!" + _one_of([name + b":" for name in _MEANINGFUL]) + rb")" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n"
 )
 
 
-def _plain_lines(first: int) -> bytes:
+def plain_lines(first: int) -> bytes:
     """The alternatives for a line beside Host; their groups are `first` (a length), `first` + 1 (a line) and so on."""
     length, connection, own = (_any_case(name) for name in (b"content-length", b"connection", b"x-request-id"))
     return (
@@ -78,23 +76,16 @@ def _plain_lines(first: int) -> bytes:
 
 
 _PLAIN_REQUEST: Final = re.compile(
-    rb"(" + _TOKEN + rb"{1,32}+) (/[\x21-\x7e]*+) HTTP/1\.1\r\n(?:" + _OTHER_LINES
+    rb"(" + _TOKEN + rb"{1,32}+) (/[\x21-\x7e]*+) HTTP/1\.1\r\n(?:" + OTHER_LINES
     + rb"|" + _any_case(b"host") + rb":[ \t]*+(?(3)(?!))([0-9A-Za-z._~%-]++(?::[0-9]{0,5}+)?)[ \t]*+\r\n"
-    + _plain_lines(4) + rb")*\r\n"
+    + plain_lines(4) + rb")*\r\n"
 )  # fmt: skip
-# The same from the beginning of some later line on, without a Host: see Familiar.
-_PLAIN_REST: Final = re.compile(rb"(?:" + _OTHER_LINES + _plain_lines(1) + rb")*\r\n")
-_match_rest: Final = _PLAIN_REST.match
-_match_plain: Final = _PLAIN_REQUEST.match
+match_plain: Final = _PLAIN_REQUEST.match
 
 _REQUEST_FIELDS: Final = re.compile(
     rb"\r\n(host|connection|content-length|transfer-encoding|expect|upgrade|x-request-id|keep-alive|proxy-connection"
     rb"|proxy-authorization|te|trailer|via|x-forwarded-for|x-forwarded-proto|x-forwarded-host|x-bluegreen-arm"
     rb"|x-bluegreen-shadow|forwarded):([^\r]*)"
-)
-_RESPONSE_FIELDS: Final = re.compile(
-    rb"\r\n(content-length|connection|transfer-encoding|upgrade|x-request-id|x-bluegreen-arm|keep-alive|proxy-connection|trailer"
-    rb"|proxy-authenticate):([^\r]*)"
 )
 # Fields of the request that end here or that the router writes anew (RFC 9110, 7.6.1). `TE: trailers` may not be passed on by
 # a gateway that does not promise to forward trailers; this one forwards them, but each hop says so for itself.
@@ -108,14 +99,11 @@ _REQUEST_HOP_TRUSTED: Final = re.compile(
     rb"|x-bluegreen-shadow|x-forwarded-for):[^\r]*",
     re.IGNORECASE,
 )
-_RESPONSE_HOP: Final = re.compile(
-    rb"\r\n(?:connection|keep-alive|proxy-connection|upgrade|x-request-id|x-bluegreen-arm):[^\r]*", re.IGNORECASE
-)
-_HOP_NAMES: Final = frozenset((b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade", b"close"))
+HOP_NAMES: Final = frozenset((b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade", b"close"))
 # CONNECT: its 2xx answers have no body whatever their fields say (RFC 9112, 6.3), so two readers could cut the stream
 # differently. PRI: the preface of HTTP/2, reserved so that an HTTP/1.1 server fails on it (RFC 9113, 11.6).
 _NOT_FOR_SERVERS: Final = (b"CONNECT", b"PRI")
-_LENGTH: Final = re.compile(rb"[0-9]{1,19}")
+LENGTH: Final = re.compile(rb"[0-9]{1,19}")
 _HOST: Final = re.compile(rb"(?:[0-9A-Za-z._~%!$&'()*+,;=\-]+|\[[0-9A-Fa-f:.]+\])?(?::[0-9]{0,5})?")
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,200}")
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]+)([^#]*)", re.IGNORECASE)
@@ -170,35 +158,10 @@ class RequestHead:
 
     def fields(self) -> dict[str, str]:
         """All fields by lower-case name; repeated ones joined by commas (RFC 9110, 5.3). Not for the hot path."""
-        return _fields(self.raw)
+        return all_fields(self.raw)
 
 
-class ResponseHead:
-    """A checked response head.
-
-    length: of the body, framing.CHUNKED or framing.UNTIL_CLOSE; 0 where the status or the method forbids a body.
-    reusable: the connection may carry another exchange once the body is over. hop: fields are to be taken out.
-    passed: what goes on of an HTTP/1.1 head: without the fields that end here and without its closing line.
-    """
-
-    __slots__ = ("hop", "length", "minor", "nominated", "passed", "raw", "reusable", "status", "upgrade")
-
-    raw: bytes
-    status: int
-    minor: int
-    length: int
-    passed: bytes
-    reusable: bool
-    hop: bool
-    nominated: tuple[bytes, ...]
-    upgrade: bytes
-
-    def fields(self) -> dict[str, str]:
-        """All fields by lower-case name; repeated ones joined by commas (RFC 9110, 5.3). Not for the hot path."""
-        return _fields(self.raw)
-
-
-def _fields(raw: bytes) -> dict[str, str]:
+def all_fields(raw: bytes) -> dict[str, str]:
     out: dict[str, str] = {}
     for line in raw.decode("latin-1").split("\r\n")[1:-2]:
         name, _, value = line.partition(":")
@@ -223,7 +186,7 @@ def parse_request(data: bytes, limit: int = 32768, max_fields: int = 100) -> Req
     `limit` bounds the head in bytes, `max_fields` the number of its lines. Bytes after the head are left alone: the body
     starts at `head.size`.
     """
-    match = _match_plain(data)
+    match = match_plain(data)
     if match is not None:
         size = match.end()
         # A field takes at least four bytes, so a short head need not be counted.
@@ -242,14 +205,14 @@ def parse_request(data: bytes, limit: int = 32768, max_fields: int = 100) -> Req
                     head.passed = data[: size - 2]
                 else:
                     head.hop = True
-                    head.passed = _cut(data, match, 0, 5)
+                    head.passed = cut_lines(data, match, 0, 5)
                     if request_id is not None:
                         head.request_id = request_id
                 return head
     return _parse_request(data, limit, max_fields)
 
 
-def _cut(data: bytes, match: re.Match[bytes], start: int, group: int) -> bytes:
+def cut_lines(data: bytes, match: re.Match[bytes], start: int, group: int) -> bytes:
     """What is passed on of a plain head from `start` on: without the two lines that it may have and that end here.
 
     Those lines are the expression's groups `group` and `group` + 1.
@@ -260,96 +223,6 @@ def _cut(data: bytes, match: re.Match[bytes], start: int, group: int) -> bytes:
             passed += data[at : gone[0]]
             at = gone[1]
     return passed + data[at : match.end() - 2]
-
-
-class Familiar:
-    """Reads the heads of one connection. What they begin with alike has been checked with the last one, and is only compared.
-
-    A client sends the same method, path, host and most of its fields again and again; what differs (a user, a trace, a length)
-    mostly comes after. Only whole lines of usual requests are remembered, Host among them, and none that decides where the
-    message ends: those are read anew each time. What is returned, and refused, is what `parse_request` would.
-    """
-
-    __slots__ = ("_connection", "_host", "_last", "_method", "_passed", "_start", "_target", "_tries")
-
-    def __init__(self) -> None:
-        self._start = b""
-        self._passed = b""  # of it
-        self._connection = False  # it has a Connection field
-        self._method = b""
-        self._target = b""
-        self._host: bytes | None = None
-        self._last = b""
-        self._tries = 16  # a client whose requests have nothing in common is not compared for ever
-
-    def parse(self, data: bytes, limit: int, max_fields: int) -> RequestHead | None:
-        """As `parse_request`."""
-        start = self._start
-        if start and data.startswith(start):
-            match = _match_rest(data, len(start))
-            if match is not None:
-                size = match.end()
-                if size <= limit and (size < 4 * max_fields or data.count(b"\r\n", 0, size) <= max_fields + 2):
-                    length, connection, own, request_id = match.groups()
-                    if connection is None or not self._connection:
-                        head = RequestHead()
-                        head.raw = data[:size]
-                        head.size = size
-                        head.method = self._method
-                        head.target = self._target
-                        head.host = self._host
-                        if length is not None:
-                            head.length = int(length)
-                        if connection is None and own is None:
-                            if self._connection:
-                                head.hop = True
-                                head.passed = self._passed + data[len(start) : size - 2]
-                            else:
-                                head.passed = data[: size - 2]
-                        else:
-                            head.hop = True
-                            head.passed = self._passed + _cut(data, match, len(start), 2)
-                            if request_id is not None:
-                                head.request_id = request_id
-                        return head
-        head_ = parse_request(data, limit, max_fields)
-        if self._tries and head_ is not None and head_.passed:
-            self._learn(head_)
-        return head_
-
-    def _learn(self, head: RequestHead) -> None:
-        self._tries -= 1
-        last, raw = self._last, head.raw
-        self._last = raw if self._tries else b""
-        match = _match_plain(raw)
-        end = _alike(last, raw)
-        if not end or match is None:
-            return
-        end = min(end, len(raw) - 2)  # the empty line ends the head anew each time
-        # The lines of a length and of a request id are not among what is remembered.
-        for at in (match.start(4), match.start(6)):
-            if at >= 0:
-                end = min(end, raw.rfind(b"\r\n", 0, at) + 2)
-        end = raw.rfind(b"\r\n", 0, end) + 2
-        if not 0 <= match.end(3) < end:
-            return
-        begin, stop = match.span(5)
-        self._connection = 0 <= begin < end
-        self._passed = raw[:begin] + raw[stop:end] if self._connection else raw[:end]
-        self._method, self._target, self._host = match.group(1, 2, 3)
-        self._start = raw[:end]
-
-
-def _alike(one: bytes, other: bytes) -> int:
-    """How many bytes two strings begin with alike."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _parse_request(data: bytes, limit: int, max_fields: int) -> RequestHead | None:
@@ -389,7 +262,7 @@ def _parse_request(data: bytes, limit: int, max_fields: int) -> RequestHead | No
             head.host = value
         elif name == b"content-length":
             lengths += 1
-            if not _LENGTH.fullmatch(value):
+            if not LENGTH.fullmatch(value):
                 raise HttpError(400, "Content-Length is not one whole number")
             head.length = int(value)
         elif name == b"transfer-encoding":
@@ -445,112 +318,6 @@ def _parse_request(data: bytes, limit: int, max_fields: int) -> RequestHead | No
     return head
 
 
-def parse_response(data: bytes, method: bytes, limit: int = 65536, max_fields: int = 200) -> ResponseHead | None:
-    """The head of the answer to a `method` request at the start of `data`, or None while it is not all there.
-
-    Raises HttpError, always with status 502: whatever is wrong with an answer is the upstream's fault. Heads are shared between
-    equal answers: take them as immutable.
-    """
-    end = data.find(b"\r\n\r\n", 0, limit)
-    if end >= 0 and method != b"HEAD":
-        # A server's answers have few different heads within a second (its Date, the length of the body), so that the same bytes
-        # have mostly been checked before.
-        raw = data[: end + 4]
-        known = known_answers.get(raw)
-        if known is None:
-            known = _parse_response(data, method, limit, max_fields)
-            if len(raw) <= _KNOWN_BYTES and known is not None:
-                if len(known_answers) >= _KNOWN_ANSWERS:
-                    known_answers.clear()
-                known_answers[raw] = known
-        return known
-    return _parse_response(data, method, limit, max_fields)
-
-
-_KNOWN_ANSWERS: Final = 256
-_KNOWN_BYTES: Final = 2048
-# Heads of answers to requests other than HEAD, by their bytes. Read by models.upstream too, to save a call for each answer.
-known_answers: Final[dict[bytes, ResponseHead]] = {}
-
-
-def _parse_response(data: bytes, method: bytes, limit: int, max_fields: int) -> ResponseHead | None:
-    end = data.find(b"\r\n\r\n", 0, limit)
-    if end < 0:
-        if len(data) >= limit:
-            raise HttpError(502, f"the head of the answer is longer than {limit} bytes")
-        if _BARE.search(data) or (len(data) >= 5 and not data.startswith(b"HTTP/")) or not b"HTTP/".startswith(data[:5]):
-            raise HttpError(502, "the answer is not HTTP/1.1")
-        return None
-    match = _RESPONSE.match(data, 0, end + 4)
-    if match is None or match.end() != end + 4:
-        raise HttpError(502, "the head of the answer is not well-formed HTTP/1.1")
-    raw = match.group()
-    minor, status = match.groups()
-    if raw.count(b"\r\n") > max_fields + 2:
-        raise HttpError(502, f"the answer has more than {max_fields} header fields")
-    head = ResponseHead()
-    head.raw = raw
-    head.status = int(status)
-    head.minor = 1 if minor == b"1" else 0
-    head.reusable = head.minor == 1
-    head.hop = False
-    head.nominated = ()
-    head.upgrade = b""
-    length: int | None = None
-    connection = None
-    chunked = False
-    for name, value in _RESPONSE_FIELDS.findall(raw.lower(), 12):
-        value = value.strip(b" \t")
-        if name == b"content-length":
-            if length is not None or not _LENGTH.fullmatch(value):
-                raise HttpError(502, "the answer's Content-Length is repeated or not one whole number")
-            length = int(value)
-        elif name == b"transfer-encoding":
-            if value != b"chunked" or chunked:
-                raise HttpError(502, "the answer's Transfer-Encoding is not `chunked` alone")
-            chunked = True
-        elif name == b"connection":
-            connection = value if connection is None else connection + b"," + value
-            head.hop = True
-        elif name == b"upgrade":
-            head.upgrade = value
-            head.hop = True
-        elif name not in (b"trailer", b"proxy-authenticate"):
-            head.hop = True
-    if connection is not None:
-        options = [option.strip(b" \t") for option in connection.split(b",")]
-        if b"close" in options:
-            head.reusable = False
-        elif b"keep-alive" in options:
-            head.reusable = True
-        head.nominated = tuple(o for o in options if o and o not in _HOP_NAMES and o not in _FRAMING_NAMES)
-    if head.status < 200 or head.status in (204, 304) or method == b"HEAD":
-        # RFC 9112, 6.3, rule 1: these end with the head whatever their fields say. A 1xx or 204 must not even carry them (6.1).
-        if (chunked or length is not None) and (head.status < 200 or head.status == 204) and not (length == 0 and not chunked):
-            raise HttpError(502, f"an answer with status {head.status} must not announce a body")
-        head.length = 0
-    elif chunked:
-        if length is not None:
-            raise HttpError(502, "the answer has both Content-Length and Transfer-Encoding")
-        if head.minor == 0:
-            raise HttpError(502, "the answer is HTTP/1.0 and chunked")
-        head.length = CHUNKED
-    elif length is not None:
-        head.length = length
-    else:
-        head.length = UNTIL_CLOSE
-        head.reusable = False
-    if head.minor and not head.hop and not chunked:
-        head.passed = raw[:-2]
-    else:
-        fields = answered_fields(head)
-        if chunked:
-            # In its usual spelling: ` \tchunked` is legal, but some clients read another framing in it.
-            fields = replace_field(fields, b"transfer-encoding", b"Transfer-Encoding: chunked\r\n")
-        head.passed = b"HTTP/1.1%s\r\n%s" % (raw[8 : raw.index(b"\r\n")], fields)
-    return head
-
-
 def forwarded_fields(head: RequestHead, *, trusted: bool = False) -> bytes:
     """The request's fields as they go on, each line ending with CRLF: without those that end here.
 
@@ -561,31 +328,19 @@ def forwarded_fields(head: RequestHead, *, trusted: bool = False) -> bytes:
     if head.hop:
         fields = (_REQUEST_HOP_TRUSTED if trusted else _REQUEST_HOP).sub(b"", fields)
     if head.nominated:
-        fields = _without(fields, head.nominated)
+        fields = without(fields, head.nominated)
     return replace_field(fields[2:], b"transfer-encoding", b"Transfer-Encoding: chunked\r\n") if head.recode else fields[2:]
-
-
-def answered_fields(head: ResponseHead) -> bytes:
-    """The answer's fields as they go on, each line ending with CRLF."""
-    raw = head.raw
-    start = raw.index(b"\r\n")
-    if not head.hop:
-        return raw[start + 2 : -2]
-    fields = _RESPONSE_HOP.sub(b"", raw[start:-2])
-    if head.nominated:
-        fields = _without(fields, head.nominated)
-    return fields[2:]
 
 
 def replace_field(fields: bytes, name: bytes, line: bytes) -> bytes:
     """Field lines with every field of this name taken out and `line` (with its CRLF, or empty) put first."""
-    return line + _without(b"\r\n" + fields, (name,))[2:]
+    return line + without(b"\r\n" + fields, (name,))[2:]
 
 
-_FRAMING_NAMES: Final = frozenset((b"content-length", b"host", b"connection", b"keep-alive"))
+FRAMING_NAMES: Final = frozenset((b"content-length", b"host", b"connection", b"keep-alive"))
 
 
-def _without(fields: bytes, names: tuple[bytes, ...]) -> bytes:
+def without(fields: bytes, names: tuple[bytes, ...]) -> bytes:
     """Field lines (the first one after a CRLF) without those of these lower-case names."""
     gone = frozenset(names)
     lines = fields.split(b"\r\n")
@@ -602,7 +357,7 @@ def _read_connection(head: RequestHead, connection: bytes) -> None:
     if b"upgrade" not in options or head.minor == 0:
         head.upgrade = b""
     # A client that nominates Host or Content-Length would take out what frames and addresses the request; those stay.
-    head.nominated = tuple(o for o in options if o and o not in _HOP_NAMES and o not in _FRAMING_NAMES)
+    head.nominated = tuple(o for o in options if o and o not in HOP_NAMES and o not in FRAMING_NAMES)
     for option in head.nominated:
         if not re.fullmatch(_TOKEN + rb"+", option):
             raise HttpError(400, "the Connection field is not a list of names")
@@ -643,7 +398,7 @@ def _refuse_early(data: bytes, limit: int) -> None:
         if line < 0 or line > limit // MAX_LINE_SHARE:
             raise HttpError(414, "the request line is too long")
         raise HttpError(431, f"the header fields take more than {limit} bytes")
-    bare = _BARE.search(data)
+    bare = BARE.search(data)
     if bare is not None:
         raise HttpError(400, "a line of the request does not end with CRLF")
     if line >= 0 and not _REQUEST_LINE.fullmatch(data, 0, line):
@@ -652,7 +407,7 @@ def _refuse_early(data: bytes, limit: int) -> None:
 
 def _why_bad_request(head: bytes) -> str:
     """The first thing that is wrong with a head that the expression refused, in words for the client's author."""
-    if _BARE.search(head):
+    if BARE.search(head):
         return "a line of the request does not end with CRLF"
     line, _, fields = head.partition(b"\r\n")
     if not _REQUEST_LINE.fullmatch(line):

@@ -12,7 +12,8 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
 from models.framing import Body, BodyTooLarge, FramingError, UntilCloseBody, body_of
-from models.http1 import HttpError, ResponseHead, known_answers, parse_response
+from models.http1 import HttpError
+from models.http1_response import ResponseHead, known_answers, parse_response
 
 if TYPE_CHECKING:
     from models.pool import Server

@@ -1,4 +1,5 @@
-"""Exchanges as lines of JSON, and back: what `bluegreen record` writes and `replay` and `backtest` read.
+"""Exchanges as lines of JSON, and back: what `bluegreen record` writes and `replay` and `backtest` read; as Parquet they are
+written and read in `recording_parquet`.
 
 One line is one exchange: the request, the answer that the client got, from which arm, and how long it took. Bodies stand there
 without chunk framing, as text where they are UTF-8 and in base64 where not, with their content-codings on. Credentials are
@@ -10,13 +11,15 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from models.framing import FramingError, unframed
-from models.http1 import HttpError, parse_request, parse_response
+from models.http1 import HttpError, parse_request
+from models.http1_response import parse_response
 from models.predictions import json_document, json_pointer
 from models.predictions.prediction import Unreadable
 from shadow.frame import FELL_BACK, REQUEST_CUT, RESPONSE_CUT, Frame
@@ -172,17 +175,29 @@ def read_line(line: bytes) -> Recorded:
             fell_back=bool(document["fell_back"]),
             truncated=bool(response["truncated"]),
         )
+    except KeyError as error:
+        raise RecordingError(f"lacks {error}") from None
+    except RecordingError:
+        raise
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise RecordingError(f"is no exchange: {error}") from None
+    return checked(found)
+
+
+def checked(found: Recorded) -> Recorded:
+    """The exchange itself, if it can be sent again. Raises RecordingError."""
+    if any(end in text for field in (*found.request_headers, *found.response_headers) for text in field for end in "\r\n"):
+        raise RecordingError("has a header field with a line end in it")
+    if not all(map(math.isfinite, (found.started, found.first_ms, found.total_ms))):
+        raise RecordingError("has a time that is no number")
+    try:
         frame = found.to_frame()
         head = parse_request(frame.request_head, _MAX_HEAD, 10_000)
         if head is None or parse_response(frame.response_head, head.method, _MAX_HEAD, 10_000) is None:
             raise RecordingError("has a head that ends in its middle")
-    except KeyError as error:
-        raise RecordingError(f"lacks {error}") from None
-    except HttpError as error:
-        raise RecordingError(f"is no exchange: {error}") from None
     except RecordingError:
         raise
-    except (TypeError, ValueError, AttributeError) as error:
+    except (HttpError, ValueError) as error:
         raise RecordingError(f"is no exchange: {error}") from None
     if found.colour not in ("blue", "green"):
         raise RecordingError(f"was answered by {found.colour!r}, which is no colour")
@@ -190,12 +205,38 @@ def read_line(line: bytes) -> Recorded:
 
 
 def read_recording(path: Path | str) -> Iterator[Recorded]:
-    """The exchanges of a file, in order. Raises RecordingError with the file's name and the line."""
+    """The exchanges of a file, in order: JSON lines, or Parquet, which is told by its first bytes. Raises RecordingError with
+    the file's name and the line or row.
+    """
     try:
         with Path(path).open("rb") as file:
-            yield from _read_lines(path, file)
+            if not _is_parquet(file):
+                yield from _read_lines(path, file)
+                return
     except OSError as error:
         raise RecordingError(f"cannot read {path}: {error.strerror}") from None
+    from router.recording_parquet import read_parquet
+
+    yield from read_parquet(path)
+
+
+def count_recorded(path: Path | str) -> int:
+    """How many exchanges a file holds, by its lines or by what a Parquet file says. Raises RecordingError."""
+    try:
+        with Path(path).open("rb") as file:
+            if not _is_parquet(file):
+                return sum(1 for line in file if not line.isspace())
+    except OSError as error:
+        raise RecordingError(f"cannot read {path}: {error.strerror}") from None
+    from router.recording_parquet import count_rows
+
+    return count_rows(path)
+
+
+def _is_parquet(file: BinaryIO) -> bool:
+    found = file.read(4) == b"PAR1"
+    file.seek(0)
+    return found
 
 
 def _read_lines(path: Path | str, lines: Iterable[bytes]) -> Iterator[Recorded]:
@@ -233,7 +274,4 @@ def _read_body(message: Mapping[str, Any]) -> bytes:
 
 
 def _read_fields(pairs: Any) -> Fields:
-    fields = tuple((str(name), str(value)) for name, value in pairs)
-    if any(end in text for field in fields for text in field for end in "\r\n"):
-        raise RecordingError("has a header field with a line end in it")
-    return fields
+    return tuple((str(name), str(value)) for name, value in pairs)

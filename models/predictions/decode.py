@@ -42,7 +42,9 @@ def decode_response(wire: Wire, options: Options = DEFAULT_OPTIONS) -> Decoded:
     if not 200 <= wire.status < 300:
         raise Unreadable(Reason.STATUS, str(wire.status))
     headers = wire.response_headers
-    body = plain_body(wire, options)
+    body = wire.response_body
+    if "content-encoding" in headers or len(body) > options.max_decoded:
+        body = plain_body(wire, options)
     if not body or body.isspace():
         raise Unreadable(Reason.TRUNCATED if wire.truncated else Reason.EMPTY)
     content_type = _media_type(headers.get("content-type", ""))
@@ -70,7 +72,8 @@ def decode_response(wire: Wire, options: Options = DEFAULT_OPTIONS) -> Decoded:
         protocol = Protocol.JSON
     elif protocol is _AUTO:
         protocol, recognised = (_OPEN_INFERENCE, "header") if tensors else recognise.recognise(wire.path, document)
-    json_document.raise_in_band_error(document)
+    if type(document) is dict and ("error" in document or "object" in document):
+        json_document.raise_in_band_error(document)
     items = _items(protocol, document, tensors, rows, options)
     if len(items) > options.max_items:
         raise Unreadable(Reason.TOO_LARGE, f"{len(items)} items")

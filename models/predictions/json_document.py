@@ -16,7 +16,7 @@ from models.predictions.prediction import InBandError, Json, Reason, Unreadable
 MAX_DEPTH: Final = 128
 MAX_VALUES: Final = 4_000_000  # about 250 MB of Python objects at worst
 _DECODER: Final = json.JSONDecoder()
-_scan: Final = _DECODER.raw_decode
+_scan: Final = _DECODER.scan_once  # type: ignore[attr-defined]  # what `raw_decode` wraps, missing from the type stubs
 _OPENING: Final = frozenset((b"{", b"["))
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _SMALL: Final = 4 * 1024 * 1024  # bytes; cannot hold more than MAX_VALUES values
@@ -35,7 +35,7 @@ def load(body: bytes) -> Json:
         raise _too_deep() from None
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, and integers of more than 4,300 digits
         raise Unreadable(Reason.NOT_JSON, str(error)) from None
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _may_be_deep(body) and _is_deep(document):
+    if len(body) > MAX_DEPTH and body.count(b"[") + body.count(b"{") > MAX_DEPTH and _may_be_deep(body) and _is_deep(document):
         raise _too_deep()
     return document
 
@@ -49,7 +49,10 @@ def _parsed(body: bytes) -> Json:
         document = json.loads(body)
         return document
     text = body.decode("utf-8", "surrogatepass")
-    document, end = _scan(text)
+    try:
+        document, end = _scan(text, 0)
+    except StopIteration as error:
+        raise json.JSONDecodeError("Expecting value", text, error.value) from None
     if end != len(text) and (rest := text[end:].lstrip(" \t\n\r")):
         raise json.JSONDecodeError("Extra data", text, len(text) - len(rest))
     return document

@@ -159,6 +159,8 @@ def _is_distribution(row: Sequence[Any]) -> bool:
 
 def of_numbers(rows: Sequence[Sequence[Any]], path: str, name: str) -> tuple[Prediction, ...]:
     """One prediction for each row of at least two numbers."""
+    if len(rows) == 1 and _is_distribution(rows[0]):
+        return (Prediction(_PROBABILITIES, tuple(rows[0]), path, name),)
     if all(map(_is_distribution, rows)):
         return tuple([Prediction(_PROBABILITIES, tuple(row), path, name) for row in rows])
     if max(map(len, rows)) >= VECTOR_LENGTH:

@@ -45,6 +45,11 @@ _DATATYPES: Final = _WHOLE | _REAL | {"BOOL", "BYTES"}
 _SPELLED: Final = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 _INTEGER: Final = re.compile(r"-?[0-9]{1,20}\Z", re.ASCII)
 _NUMBERS: Final = Kind.NUMBERS
+_LABELS: Final = Kind.LABELS
+_TEXT: Final = Kind.TEXT
+_PATHS: Final = tuple(f"/outputs/{index}/data" for index in range(16))
+# What the one value of a tensor is in Python, by datatype.
+_SCALAR: Final = {**dict.fromkeys(_WHOLE, int), **dict.fromkeys(_REAL, float), "BOOL": bool, "BYTES": str}
 _MAX_DIMENSIONS: Final = 64
 _JSON_CONTENT_TYPES: Final = frozenset({"hg_jsonstr", "hg_json"})  # BYTES elements that are themselves JSON documents
 
@@ -78,6 +83,8 @@ def decode(document: Json, rows: Rows, options: Options, tensors: bytes = b"") -
     """
     if not isinstance(document, dict) or not isinstance(outputs := document.get("outputs"), list):
         raise Unreadable(Reason.WRONG_SHAPE, "no list under 'outputs'")
+    if options.kind is None and not tensors and (plain := _one_item(outputs)) is not None:
+        return plain
     decoded: list[tuple[Prediction, ...]] = []
     tensor_values: list[list[Any]] = []
     at = 0
@@ -111,9 +118,56 @@ def decode(document: Json, rows: Rows, options: Options, tensors: bytes = b"") -
     for index, values in enumerate(tensor_values):
         one: dict[str, Json] = {**outputs[index], "shape": [1, len(values)]}  # type: ignore[dict-item]  # looked at above
         path = f"/outputs/{index}/data"
-        empty = Prediction(Kind.JSON, [], path)
-        together.append(_items(values, one, one.get("datatype"), path, rows, None, options.max_items) or (empty,))
+        found = _items(values, one, one.get("datatype"), path, rows, None, options.max_items)
+        if len(found) != 1:  # nothing in it, or elements that are JSON documents themselves
+            found = (Prediction(Kind.JSON, [part.value for part in found], path, found[0].name if found else ""),)
+        together.append(found)
     return kinds.joined(together)
+
+
+def _one_item(outputs: list[Json]) -> tuple[Prediction, ...] | None:
+    """The prediction of an answer about a single item whose outputs are as plain as most are, told in a third of the time; None
+    for every other one, which takes the long way.
+
+    Plain: shape [1] or [1, k], values of exactly the datatype's type, and no parameters.
+    """
+    if not 0 < len(outputs) <= len(_PATHS):
+        return None
+    found: list[tuple[Kind, Any, str, str]] = []
+    leading = -1
+    for path, output in zip(_PATHS, outputs, strict=False):
+        if type(output) is not dict or "parameters" in output:
+            return None
+        data, shape, datatype, name = output.get("data"), output.get("shape"), output.get("datatype"), output.get("name")
+        if type(data) is not list or type(shape) is not list or type(datatype) is not str:
+            return None
+        if type(name) is not str:
+            name = ""
+        dimensions = len(shape)
+        if not data or not 0 < dimensions < 3 or shape[0] != 1 or type(shape[0]) is not int:
+            return None
+        if len(data) == 1:
+            value = data[0]
+            if type(value) is not _SCALAR.get(datatype) or (dimensions == 2 and (shape[1] != 1 or type(shape[1]) is not int)):
+                return None
+            if type(value) is float:
+                kind = _NUMBERS
+            elif type(value) is str and kinds.is_text(value):
+                kind = _TEXT
+            else:
+                kind = _LABELS
+                if leading < 0:
+                    leading = len(found)
+            found.append((kind, value, path, name))
+        else:
+            if dimensions != 2 or shape[1] != len(data) or type(shape[1]) is not int:
+                return None
+            if datatype not in _REAL or set(map(type, data)) != _FLOATS:
+                return None
+            row = kinds.of_numbers((data,), path, name)[0]
+            found.append((row.kind, row.value, path, name))
+    first = found.pop(max(leading, 0))
+    return (Prediction(*first, (), tuple([Prediction(*output) for output in found])),)
 
 
 def _suits(kind: Kind, output: dict[str, Json]) -> bool:

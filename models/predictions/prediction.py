@@ -134,7 +134,7 @@ class Prediction:
 def arg_max(scores: tuple[float, ...]) -> int:
     """Index of the first largest score; NaN is smaller than everything. `scores` is not empty."""
     best = max(scores)
-    if not _is_nan(best):
+    if best == best:  # not NaN  # noqa: PLR0124
         return scores.index(best)
     # max() gives NaN only when the first element is one
     return max(range(len(scores)), key=lambda i: float("-inf") if _is_nan(scores[i]) else scores[i])

@@ -15,7 +15,8 @@ import struct
 import termios
 from typing import TYPE_CHECKING, Final, cast
 
-from models.http1 import Familiar, HttpError
+from models.familiar import Familiar
+from models.http1 import HttpError
 from router.proxy import answers
 from router.proxy.exchange import Exchange
 from router.proxy.forwarded import connection_fields

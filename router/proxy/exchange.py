@@ -20,7 +20,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from models.framing import CHUNKED, Body, BodyTooLarge, ChunkedBody, FramingError, body_of
-from models.http1 import RequestHead, ResponseHead
+from models.http1 import RequestHead
+from models.http1_response import ResponseHead
 from models.pool import Server
 from models.tasks import spawn
 from models.upstream import Upstream

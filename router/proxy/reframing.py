@@ -7,7 +7,8 @@ one that only the server's close ends, which goes on in chunks so that the clien
 from __future__ import annotations
 
 from models.framing import CHUNKED, UNTIL_CLOSE, ChunkedBody
-from models.http1 import ResponseHead, replace_field
+from models.http1 import replace_field
+from models.http1_response import ResponseHead
 
 
 def needed(head: ResponseHead, minor: int) -> bool:

@@ -10,18 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.fuzz import HEAD_FACTS
-from models import http1
+from models import http1, http1_response
+from models.familiar import Familiar
 from models.framing import CHUNKED, UNTIL_CLOSE
-from models.http1 import (
-    Familiar,
-    HttpError,
-    RequestHead,
-    ResponseHead,
-    forwarded_fields,
-    parse_request,
-    parse_response,
-    replace_field,
-)
+from models.http1 import HttpError, RequestHead, forwarded_fields, parse_request, replace_field
+from models.http1_response import ResponseHead, parse_response
 
 STATUSES = {400, 414, 417, 431, 501, 505}
 
@@ -418,9 +411,9 @@ def test_body_of_an_answer(raw: bytes, method: bytes, length: int, reusable: boo
 def test_remembered_heads_are_bounded() -> None:
     for i in range(2000):
         assert answer(b"HTTP/1.1 200 OK\r\nDate: %d\r\nContent-Length: %d\r\n\r\n" % (i, i)).length == i
-    assert len(http1.known_answers) <= 256
+    assert len(http1_response.known_answers) <= 256
     answer(b"HTTP/1.1 200 OK\r\nx: " + b"a" * 5000 + b"\r\nContent-Length: 1\r\n\r\n")
-    assert all(len(raw) <= 2048 for raw in http1.known_answers)
+    assert all(len(raw) <= 2048 for raw in http1_response.known_answers)
 
 
 @given(

@@ -7,7 +7,10 @@ import struct
 from array import array
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from models.predictions import open_inference
 from models.predictions.decode import decode_response
 from models.predictions.prediction import Kind, Options, Protocol, Reason, Unreadable, Wire
 
@@ -309,3 +312,39 @@ def test_a_configured_kind():
     both = answer(output("y", "INT64", [1], [1]), output("score", "FP32", [1, 3], [-2.0, 4.0, 0.5]))
     (item,) = read(both, Options(kind=Kind.PROBABILITIES)).items  # of several outputs: the one it suits
     assert (item.kind, item.also[0].kind) == (Kind.LABELS, Kind.PROBABILITIES)
+
+
+_values = st.one_of(
+    st.integers(-3, 3), st.floats(0, 1), st.booleans(), st.none(), st.sampled_from(["a", "NaN", "a b c d e f g", "12"])
+)
+_outputs = st.fixed_dictionaries(
+    {
+        "datatype": st.sampled_from(["INT64", "FP64", "FP32", "BOOL", "BYTES", "UINT8", "none", None, 3]),
+        "shape": st.sampled_from(
+            [[1], [1, 1], [1, 2], [1, 3], [2], [3], [True], [1.0], ["1"], [1, 2.0], [1, 1, 2], [], [0], None, 1]
+        ),
+        "data": st.one_of(
+            st.lists(_values, max_size=3),
+            st.sampled_from([[0.25, 0.75], [0.2, 0.3, 0.5], [1.0, 2.0], [[0.25, 0.75]], None, "x"]),
+        ),
+    },
+    optional={
+        "name": st.sampled_from(["label", "", None, 7]),
+        "parameters": st.sampled_from([{}, None, {"content_type": "hg_json"}]),
+    },
+)
+
+
+@given(st.lists(st.one_of(_outputs, st.none()), min_size=1, max_size=3), st.sampled_from([None, 1, 2]))
+@settings(max_examples=400)
+def test_plain_answers_about_one_item_are_read_as_on_the_long_way(outputs, rows):
+    def read() -> object:
+        try:
+            return repr(open_inference.decode({"outputs": outputs}, lambda: rows, Options()))  # NaN is no equal of itself
+        except Unreadable as refusal:
+            return str(refusal)
+
+    found = read()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(open_inference, "_one_item", lambda _: None)
+        assert read() == found

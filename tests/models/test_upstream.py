@@ -12,7 +12,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.http1 import ResponseHead
+from models.http1_response import ResponseHead
 from models.pool import Server
 from models.upstream import Upstream
 

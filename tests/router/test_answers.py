@@ -8,7 +8,7 @@ import h11
 import pytest
 
 from models.framing import CHUNKED
-from models.http1 import parse_response
+from models.http1_response import parse_response
 from router.proxy import answers
 from router.proxy.reframing import Reframing, needed
 

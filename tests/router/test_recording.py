@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.http1 import parse_request, parse_response
+from models.http1 import parse_request
+from models.http1_response import parse_response
 from router.recording import REDACTED, Recorded, Recorder, RecordingError, read_line, read_recording
 from shadow.frame import FELL_BACK, REQUEST_CUT, RESPONSE_CUT, Frame
 
