@@ -9,7 +9,7 @@ COMPILED := .venv-compiled
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: demo test check bench wheel test-compiled fuzz soak sim test-peers clean
+.PHONY: demo test check bench wheel test-compiled fuzz soak sim rollouts test-peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/bluegreen demo
@@ -45,6 +45,10 @@ fuzz: $(VENV)/.installed-test
 # Ten minutes; what it finds goes into docs/soak.md.
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.soak --minutes 10 --write
+
+# A quarter of an hour; what it finds goes into docs/rollouts.md.
+rollouts: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks.rollouts --write
 
 # Real clients and model servers, each with a virtual environment of its own (1.5 GB in all); not part of `test`.
 test-peers: $(PEERS)/clients/.installed $(PEERS)/mlserver/.installed $(PEERS)/mlflow/.installed

@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks import machine, render, upstreams
 from benchmarks.processes import ROOT, WORK, BenchError, choose_cores
 from benchmarks.result import Report, Row
-from benchmarks.rows import bulk, cost, events, latency, memory, pairs, switching
+from benchmarks.rows import bulk, cost, events, latency, memory, pairs, recovery, switching
 from benchmarks.setting import Setting
 
 ROWS: dict[str, Callable[[Setting], Row]] = {
@@ -37,8 +37,9 @@ ROWS: dict[str, Callable[[Setting], Row]] = {
     "growth": memory.growth,
     "switch": switching.switching,
     "pairs": pairs.pairs,
+    "recovery": recovery.recovery,
 }
-ROUTER_ONLY = {"growth", "switch", "pairs"}
+ROUTER_ONLY = {"growth", "switch", "pairs", "recovery"}
 
 
 def say(line: str) -> None:

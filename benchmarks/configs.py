@@ -236,13 +236,16 @@ def router(wanted: Wanted, control: int, state: Path, *, workers: int, shadow_pe
 
 
 def upstreams(blue: int, green: int, bulk: Path, directory: Path, user: str | None) -> str:
-    """The two model servers as one nginx: blue and green answer the same JSON but for the version.
+    """The two model servers as one nginx: blue and green answer the same JSON but for the version
+    and two probabilities.
 
     `/counts` tells how many connections and requests both have had, which shows what was mirrored and whether connections
     were kept.
     """
 
     def server(port: int, version: int) -> str:
+        # Not quite the same, so that the shadow has something to measure.
+        probabilities = [0.0125, 0.0875, 0.9] if version == 1 else [0.0150, 0.0850, 0.9]
         answer = json.dumps(
             {
                 "model_name": "iris",
@@ -250,7 +253,7 @@ def upstreams(blue: int, green: int, bulk: Path, directory: Path, user: str | No
                 "id": "bench",
                 "outputs": [
                     {"name": "label", "shape": [1], "datatype": "INT64", "data": [2]},
-                    {"name": "probability", "shape": [1, 3], "datatype": "FP64", "data": [0.0125, 0.0875, 0.9]},
+                    {"name": "probability", "shape": [1, 3], "datatype": "FP64", "data": probabilities},
                 ],
             },
             separators=(",", ":"),

@@ -120,6 +120,12 @@ def idle_command(port: int | str, cores: Cores, connections: int) -> list[str]:
     return pinned([cores.load], python(CLIENTS / "idle.py", f"--port={port}", f"--connections={connections}"))
 
 
+def frames_command(tap: Path | str, cores: Cores, release: int, revision: int, rate: float, seconds: float) -> list[str]:
+    """The command of the sender of frames to a shadow's tap."""
+    arguments = [f"--tap={tap}", f"--release={release}", f"--revision={revision}", f"--rate={rate:g}", f"--seconds={seconds:g}"]
+    return pinned([cores.load], python(CLIENTS / "frames.py", *arguments))
+
+
 def client(command: list[str], seconds: float) -> dict[str, Any]:
     """Run one of our clients to its end; its report. Raises BenchError."""
     report: dict[str, Any] = json.loads(run(Path(command[5]).stem, command, seconds + 30))

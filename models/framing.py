@@ -31,8 +31,9 @@ _PART: Final = re.compile(
     rb"(?:\r|[!#$%&'*+\-.^_`|~0-9A-Za-z]++(?::[\t\x20-\x7e\x80-\xff]*+\r?)?)?"
 )
 _FORBIDDEN_TRAILER: Final = re.compile(
-    rb"(?:\A|\n)(?:content-length|transfer-encoding|host|trailer|te|connection|content-encoding|content-type|authorization"
-    rb"|x-request-id|x-bluegreen-arm):",
+    rb"(?:\A|\n)(?:content-length|transfer-encoding|host|trailer|te|connection|keep-alive|proxy-connection|upgrade|expect"
+    rb"|content-encoding|content-type|content-range|authorization|proxy-authorization|forwarded|x-forwarded-(?:for|host|proto)"
+    rb"|x-request-id|x-bluegreen-(?:arm|shadow)):",
     re.IGNORECASE,
 )
 _MAX_SIZE_LINE: Final = 1024

@@ -123,14 +123,14 @@ def _parse_response(data: bytes, method: bytes, limit: int, max_fields: int) -> 
         elif b"keep-alive" in options:
             head.reusable = True
         head.nominated = tuple(o for o in options if o and o not in HOP_NAMES and o not in FRAMING_NAMES)
+    if chunked and length is not None:
+        raise HttpError(502, "the answer has both Content-Length and Transfer-Encoding")
     if head.status < 200 or head.status in (204, 304) or method == b"HEAD":
         # RFC 9112, 6.3, rule 1: these end with the head whatever their fields say. A 1xx or 204 must not even carry them (6.1).
         if (chunked or length is not None) and (head.status < 200 or head.status == 204) and not (length == 0 and not chunked):
             raise HttpError(502, f"an answer with status {head.status} must not announce a body")
         head.length = 0
     elif chunked:
-        if length is not None:
-            raise HttpError(502, "the answer has both Content-Length and Transfer-Encoding")
         if head.minor == 0:
             raise HttpError(502, "the answer is HTTP/1.0 and chunked")
         head.length = CHUNKED

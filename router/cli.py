@@ -274,21 +274,32 @@ def pairs(
 @app.command()
 def report(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE.html", help="Where to write it.")],
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE.html", help="Where to write it; with --rollout rollout-N.html if left out.")
+    ] = None,
+    number: Annotated[
+        int | None, typer.Option("--rollout", metavar="N", min=1, help="Of a rollout that has ended: its promotion record.")
+    ] = None,
     as_json: JsonOption = False,
     control: ControlOption = None,
 ) -> None:
-    """Write one self-contained page for the meeting where the decision is made."""
+    """Write one self-contained page for the meeting where the decision is made, or of what a rollout left."""
+    if number is not None:
+        told = rollout.write_record(client_of(ctx, control), number, file or Path(f"rollout-{number}.html"))
+        _tell(told, as_json, f"{told['file']} is written: open it in a browser. {told['chain']['words']}")
+        return
+    if file is None:
+        raise typer.BadParameter(
+            "name the file to write, such as report.html, or a rollout with --rollout N", param_hint="FILE.html"
+        )
     from router.report import write_report
 
     api = client_of(ctx, control)
     evidence, status = api.get("/v1/evidence"), api.get("/v1/status")
     history = api.get("/v1/history", {"last": 50})["history"]
     pairs = api.get("/v1/pairs", {"disagreeing": True, "limit": 20})["pairs"]
-    try:
+    with rollout.writing(file):
         write_report(file, evidence, status, history, pairs)
-    except OSError as error:
-        raise Failed(f"cannot write {file}: {error.strerror}; name a file in a folder that you may write to") from None
     _tell({"file": str(file)}, as_json, f"{file} is written: open it in a browser")
 
 

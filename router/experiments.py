@@ -99,6 +99,7 @@ class Analysis:
         self._uncounted = 0
         self._changed = False
         self._sections: dict[str, Any] = {}
+        self.behind = True  # whether there may be more to read at once
         self._told_at = self._saved_at = 0.0
         self._saved = (0, 0)
 
@@ -129,6 +130,7 @@ class Analysis:
         fold = self._anew or self._fold
         before = (fold.exposure, fold.feedback)
         more = fold.advance(self._log, time() - FEEDBACK_LAG_SECONDS)
+        self.behind = more
         self._changed = self._changed or (fold.exposure, fold.feedback) != before
         if self._anew is not None and not more:
             _log.info("release %d: analysed anew with %d corrections", fold.release, fold.corrections)

@@ -14,13 +14,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from time import monotonic, time
 from typing import Final
 
 from models.framing import FramingError, unframed
-from models.http1 import HttpError, RequestHead, field_value, parse_request, parse_response
+from models.http1 import HttpError, RequestHead, field_value
+from models.http1_response import parse_response
 from models.predictions.decode import read_response
 from models.predictions.prediction import Decoded, InBandError, Options, Unreadable, Wire
 from models.tasks import spawn
@@ -33,6 +34,7 @@ from router.unit_names import UnitNames
 from shadow import frame as frames
 from shadow.answers import Reading
 from shadow.decisions import decision_words, summary
+from shadow.fields import MAX_FIELDS, MAX_HEAD, request_head
 from shadow.frame import Frame
 from shadow.observation import Observation
 
@@ -40,7 +42,6 @@ _log = logging.getLogger("exposures")
 
 WRITE_SECONDS: Final = 0.5
 MAX_WAITING: Final = 50_000  # rows that wait to be written; more are lost, and counted
-_MAX_HEAD: Final = 1 << 20
 _REVISIONS: Final = 256
 _GREEN: Final = 1
 
@@ -77,6 +78,7 @@ class Exposures:
         self._options = options
         self._revisions: OrderedDict[int, _Assignment] = OrderedDict()
         self._rows: list[ExposureRow] = []
+        self._places: dict[str, int] = {}  # request id -> its row; of equal ids the first, which is the one that will be kept
         self._decisions: dict[str, Decisions] = {}
         self._task: asyncio.Task[None] | None = None
         self._written_at = 0.0
@@ -99,24 +101,39 @@ class Exposures:
         except (HttpError, FramingError, ValueError):
             self.unreadable += 1
         else:
+            self._places.setdefault(row.request_id, len(self._rows))
             self._rows.append(row)
 
     def compared(self, observation: Observation, readings: tuple[Reading, Reading]) -> None:
         """What both arms of a mirrored exchange decided."""
-        blue, green = (reading.answer if reading.served else None for reading in readings)
-        live = green if observation.live == "green" else blue
-        told = summary(live) if isinstance(live, Decoded) else None
-        words = [decision_words(answer) if isinstance(answer, Decoded) else None for answer in (blue, green)]
-        if (told is not None or any(words)) and len(self._decisions) < MAX_WAITING:
-            self._decisions[observation.request_id] = (observation.request_id, words[0], words[1], told)
+        one, other = readings
+        blue = one.answer if one.served and isinstance(one.answer, Decoded) else None
+        green = other.answer if other.served and isinstance(other.answer, Decoded) else None
+        blue_words = None if blue is None else decision_words(blue)
+        green_words = None if green is None else decision_words(green)
+        live, words = (green, green_words) if observation.live == "green" else (blue, blue_words)
+        told = None if live is None else summary(live, words)
+        if told is None and not blue_words and not green_words:
+            return
+        name = observation.request_id
+        place = self._places.get(name)
+        if place is not None:
+            # Its row has not been written yet: what is added now costs no second statement.
+            row = self._rows[place]
+            self._rows[place] = replace(
+                row,
+                prediction=row.prediction if told is None else told,
+                blue=row.blue if blue_words is None else blue_words,
+                green=row.green if green_words is None else green_words,
+            )
+        elif len(self._decisions) < MAX_WAITING:
+            self._decisions[name] = (name, blue_words, green_words, told)
 
     # --- one row ---
 
     def _row(self, frame: Frame) -> ExposureRow:
         assigned = self._revisions.get(frame.revision) or self._look_up(frame.revision)
-        head = parse_request(frame.request_head, _MAX_HEAD, 10_000)
-        if head is None:
-            raise ValueError("half a head")
+        head = request_head(frame.request_head)
         unit, green = None, frame.colour == _GREEN or bool(frame.flags & frames.FELL_BACK)
         flags = RETRY if _is_retry(frame.request_head) else 0
         if assigned.key_of is not None:
@@ -133,7 +150,8 @@ class Exposures:
         if 0.0 < assigned.share < 1.0 and frame.response_head:
             answer = self._answer(frame, head)
             if isinstance(answer, Decoded):
-                words, told = decision_words(answer), summary(answer)
+                words = decision_words(answer)
+                told = summary(answer, words)
             error = error or isinstance(answer, InBandError)
         by_green = frame.colour == _GREEN
         return ExposureRow(
@@ -158,7 +176,7 @@ class Exposures:
         return unframed(frame.request_body, head.length) if frame.request_body else b""
 
     def _answer(self, frame: Frame, head: RequestHead) -> Decoded | Unreadable | None:
-        answered = parse_response(frame.response_head, head.method, _MAX_HEAD, 10_000)
+        answered = parse_response(frame.response_head, head.method, MAX_HEAD, MAX_FIELDS)
         if answered is None:
             return None
         return read_response(
@@ -216,13 +234,16 @@ class Exposures:
             _log.error("%d rows of the prediction log could not be written", len(self._rows))
 
     async def _write(self) -> None:
-        rows, self._rows = self._rows, []
+        rows, self._rows, self._places = self._rows, [], {}
         decisions, self._decisions = self._decisions, {}
         try:
             self.repeated += await asyncio.to_thread(self._log.add, rows, list(decisions.values()), time())
             self._complained = False
         except Unavailable as error:
             self._rows = rows + self._rows
+            self._places = {}
+            for place, row in enumerate(self._rows):
+                self._places.setdefault(row.request_id, place)
             self._decisions = {**decisions, **self._decisions}
             if not self._complained:
                 _log.error("the prediction log waits: %s", error)

@@ -21,8 +21,10 @@ from typing import Any, Final
 from models.predictions.prediction import Decoded
 from router.recording import Recorded, read_recording
 from router.replay import RELEASE, ReplayError, Sent, arm_at, replay_options, send
+from router.rollout.asked import asked
 from router.rollout.gates import judge
 from router.rollout.own_gate import OwnGateError, OwnGateRunner, load_gate
+from router.rollout.policy import Policy
 from router.rollout.policy_settings import lacks_of, parse_policy
 from router.rollout.verdict import NO_TRAFFIC
 from router.settings import load_settings
@@ -104,8 +106,10 @@ def backtest(
     RecordingError, SettingsError and PolicyError.
     """
     settings = _settings(config)
-    options = EvidenceOptions.from_settings(settings)
-    policy = _policy(settings)
+    policy = _checked_policy(settings)
+    verdict_of = _judge_by(policy, settings)
+    # With the gates that hold where the settings name none: what is shown of the evidence rests on them.
+    options = EvidenceOptions.from_settings({**settings, "rollout": policy.to_dict()})
     evidence, experiment = Evidence(RELEASE, options), Experiment(options.alpha)
     truth = {str(request): label_words(label) for request, label in (labels or {}).items()}
 
@@ -131,7 +135,7 @@ def backtest(
         raise ReplayError(f"there is no exchange in the recording to compare: {why}")
     now = time()
     document = {**evidence.snapshot(now), **({"feedback": experiment.sections()["feedback"]} if truth else {})}
-    return Backtest(document, policy(document, evidence.state(), now), dict(exchanges.skipped + sent.let_go), sent.seconds)
+    return Backtest(document, verdict_of(document, evidence.state(), now), dict(exchanges.skipped + sent.let_go), sent.seconds)
 
 
 def replay(
@@ -185,11 +189,16 @@ def _settings(config: str | Path | Mapping[str, Any] | None) -> Mapping[str, Any
     return {**load_settings(path).to_json(), "directory": str(path.absolute().parent)}
 
 
-def _policy(settings: Mapping[str, Any]) -> Callable[[Document, Document, float], Document]:
-    """Judges evidence and its state by the settings' policy, or the one that holds where they name none."""
+def _checked_policy(settings: Mapping[str, Any]) -> Policy:
+    """The settings' policy, or the one that holds where they name none. Raises PolicyError, ReplayError."""
     policy = parse_policy(settings.get("rollout") or {})
     if (lack := lacks_of(policy, settings)) is not None:
         raise ReplayError(lack)
+    return policy
+
+
+def _judge_by(policy: Policy, settings: Mapping[str, Any]) -> Callable[[Document, Document, float], Document]:
+    """Judges evidence and its state, and says what they were held against. Raises ReplayError."""
     own = None
     if policy.gates.python is not None:
         directory = settings.get("directory")
@@ -197,4 +206,8 @@ def _policy(settings: Mapping[str, Any]) -> Callable[[Document, Document, float]
             own = OwnGateRunner(load_gate(policy.gates.python, Path(directory) if directory else None))
         except OwnGateError as error:
             raise ReplayError(str(error)) from None
-    return lambda document, state, now: judge(document, NO_TRAFFIC, policy, now, state=state, own=own).to_dict()
+    held_against = asked(policy)
+    return lambda document, state, now: {
+        **judge(document, NO_TRAFFIC, policy, now, state=state, own=own).to_dict(),
+        "asked": held_against,
+    }

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from functools import partial
-from time import time
+from time import monotonic, time
 from typing import Any, Final
 
 from models.tasks import spawn
@@ -29,6 +29,7 @@ from shadow.observation import Observation
 
 _log = logging.getLogger("predictions")
 
+_LOOK_SECONDS: Final = 0.25  # between two looks for new rows while there were none
 _PRUNE_PIECES: Final = 50  # transactions in one round of pruning; the rest waits for the next
 
 
@@ -48,6 +49,7 @@ class PredictionLog:
         self._analysis = Analysis(self._log, options.alpha, bounds)
         self._begun = 0  # the release that the analysis is of
         self._release = 0
+        self._looked_at = 0.0
         self._pruning: asyncio.Task[None] | None = None
 
     def obey(self, plan: Plan) -> None:
@@ -74,6 +76,9 @@ class PredictionLog:
             if self._begun != self._release:
                 self._analysis.begin(self._release)
                 self._begun = self._release
+            elif not self._analysis.behind and monotonic() - self._looked_at < _LOOK_SECONDS:
+                return False
+            self._looked_at = monotonic()
             return self._analysis.step()
         except Unavailable as error:
             _log.warning("the analysis waits: %s", error)

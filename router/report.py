@@ -8,16 +8,14 @@ people is escaped: it is text, never markup.
 
 from __future__ import annotations
 
-import html
-import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import time
 from typing import Any, Final
 
-from router.report_style import SCRIPT, STYLE
+from router.report_page import card, escaped, figure_cards, items, moment, page, section, tile, write_page
 from router.report_tables import disagreements, dropped, gates, history_table, key_numbers
+from router.rollout.asked import asked_line
 from shadow.words import milliseconds, percent
 
 Document = Mapping[str, Any]
@@ -57,14 +55,7 @@ def write_report(
     `evidence` is the document of `GET /v1/evidence`, `status` that of `GET /v1/status`, `history` and `pairs` the lists in
     `GET /v1/history` and `GET /v1/pairs`; `now` in seconds since the epoch. Raises OSError when the file cannot be written.
     """
-    path = Path(path)
-    text = render_report(evidence, status, history, pairs, now=now)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        fresh.write_text(text, encoding="utf-8", errors="backslashreplace")
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    write_page(Path(path), render_report(evidence, status, history, pairs, now=now))
 
 
 def render_report(
@@ -76,32 +67,23 @@ def render_report(
     now: float | None = None,
 ) -> str:
     """The report's HTML; arguments as in `write_report`."""
-    from plotly.offline import get_plotlyjs
-
-    when = datetime.now(UTC) if now is None else datetime.fromtimestamp(now, UTC)
+    when = time() if now is None else now
     title = f"{arm_name(evidence, 'green')} against {arm_name(evidence, 'blue')}"
     body = "".join(
         (
             _header(evidence, when),
             _verdict(evidence),
             _tiles(evidence),
-            _card("words", f"<ul>{_items(evidence.get('summary') or ())}</ul>"),
+            card("words", f"<ul>{items(evidence.get('summary') or ())}</ul>"),
             _figures(evidence),
-            _section("The numbers, and how each was computed", _card("scroll", key_numbers(evidence))),
-            _section("Disagreements", disagreements(pairs)),
-            _section("What was not compared", _card("scroll", dropped(evidence))),
-            _section("History", _card("scroll", history_table(history))) if history else "",
+            section("The numbers, and how each was computed", card("scroll", key_numbers(evidence))),
+            section("Disagreements", disagreements(pairs)),
+            section("What was not compared", card("scroll", dropped(evidence))),
+            section("History", card("scroll", history_table(history))) if history else "",
             _footer(evidence, status),
         )
     )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src 'unsafe-inline'; "
-        "style-src 'unsafe-inline'; img-src data: blob:\">\n"
-        f"<title>{_text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>{body}</main>\n"
-        f"<script>{get_plotlyjs()}</script>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
-    )
+    return page(title, body)
 
 
 def arm_name(evidence: Document, colour: str) -> str:
@@ -110,48 +92,44 @@ def arm_name(evidence: Document, colour: str) -> str:
     return str(arm["name"]) if arm and arm.get("name") else colour
 
 
-def _header(evidence: Document, when: datetime) -> str:
-    blue, green = _text(arm_name(evidence, "blue")), _text(arm_name(evidence, "green"))
+def _header(evidence: Document, when: float) -> str:
+    blue, green = escaped(arm_name(evidence, "blue")), escaped(arm_name(evidence, "green"))
     as_of = evidence.get("as_of")
-    seen = "" if as_of is None else f", evidence of {_moment(datetime.fromtimestamp(as_of, UTC))}"
+    seen = "" if as_of is None else f", evidence of {moment(as_of)}"
     return (
         f'<header><h1><span class="green">{green}</span> against <span class="blue">{blue}</span></h1>'
-        f'<span class="quiet">release {evidence.get("release", "?")}; written {_moment(when)}{seen}</span></header>'
+        f'<span class="quiet">release {evidence.get("release", "?")}; written {moment(when)}{seen}</span></header>'
     )
 
 
 def _verdict(evidence: Document) -> str:
     verdict = evidence.get("verdict") or {}
     kind = verdict.get("verdict", "hold")
-    reasons = _items(verdict.get("reasons") or ["nothing has judged this evidence"])
+    reasons = items(verdict.get("reasons") or ["nothing has judged this evidence"])
     table = gates(verdict.get("gates") or ())
+    held = f'<p class="quiet">{escaped(asked_line(verdict["asked"]))}.</p>' if verdict.get("asked") else ""
     words = VERDICTS.get(kind, str(kind))
-    return f'<section class="card verdict {_text(str(kind))}"><h2>{_text(words)}</h2><ul>{reasons}</ul>{table}</section>'
+    return (
+        f'<section class="card verdict {escaped(str(kind))}"><h2>{escaped(words)}</h2><ul>{reasons}</ul>{held}{table}</section>'
+    )
 
 
 def _tiles(evidence: Document) -> str:
     agreement, against, errors = evidence["agreement"], evidence.get("against_noise"), evidence["errors"]
-    tiles = [_tile("Pairs compared", f"{evidence['pairs']:,}", f"{evidence['dropped']:,} not compared")]
+    tiles = [tile("Pairs compared", f"{evidence['pairs']:,}", f"{evidence['dropped']:,} not compared")]
     if agreement["n"]:
-        tiles.append(_tile("Agreement", percent(agreement["rate"]), _range(agreement["ci"], percent)))
+        tiles.append(tile("Agreement", percent(agreement["rate"]), _range(agreement["ci"], percent)))
     if against and against["n"]:
         difference = against["difference"]
-        tiles.append(_tile("Disagreement beyond noise", _points(difference["estimate"]), _range(difference["ci"], _points)))
+        tiles.append(tile("Disagreement beyond noise", _points(difference["estimate"]), _range(difference["ci"], _points)))
     if errors.get("n"):
         difference = errors["difference"]
-        tiles.append(_tile("Failures beyond blue's", _points(difference["estimate"]), _range(difference["ci"], _points)))
+        tiles.append(tile("Failures beyond blue's", _points(difference["estimate"]), _range(difference["ci"], _points)))
     paired = (evidence.get("latency") or {}).get("paired")
     if paired and paired["n"]:
         median = paired["median"]
-        tiles.append(_tile("Median latency difference", _plus(median["difference_ms"]), _range(median["ci"], _plus)))
+        tiles.append(tile("Median latency difference", _plus(median["difference_ms"]), _range(median["ci"], _plus)))
     return f'<div class="tiles">{"".join(tiles)}</div>'
-
-
-def _tile(name: str, number: str, range_: str) -> str:
-    return (
-        f'<div class="card tile"><div class="name">{_text(name)}</div><div class="number">{_text(number)}</div>'
-        f'<div class="range">{_text(range_)}</div></div>'
-    )
 
 
 def _figures(evidence: Document) -> str:
@@ -159,17 +137,7 @@ def _figures(evidence: Document) -> str:
 
     if not evidence["pairs"] and not evidence.get("dropped_by"):
         return ""
-    cards = []
-    for name, figure in figures(evidence).items():
-        # "<" must not end the script that carries the figure.
-        data = json.dumps(json.loads(figure.to_json()), separators=(",", ":")).replace("<", "\\u003c")
-        cards.append(
-            f'<figure class="card{" wide" if name in _WIDE else ""}" style="margin:0">'
-            f'<div data-figure="figure-{name}" role="img" aria-label="{_text(CAPTIONS[name])}"></div>'
-            f'<p>{_text(CAPTIONS[name])}</p><script type="application/json" id="figure-{name}">{data}</script></figure>'
-        )
-    none = "<noscript><p>The figures need JavaScript; their numbers are in the tables below.</p></noscript>"
-    return f'{none}<h2>Pictures</h2><div class="figures">{"".join(cards)}</div>'
+    return figure_cards(figures(evidence), CAPTIONS, _WIDE)
 
 
 def _footer(evidence: Document, status: Document | None) -> str:
@@ -183,21 +151,9 @@ def _footer(evidence: Document, status: Document | None) -> str:
         )
     alpha = evidence.get("alpha", 0.05)
     return (
-        f"<footer>{_text(live)}Each interval here holds the truth at all times together with probability "
+        f"<footer>{escaped(live)}Each interval here holds the truth at all times together with probability "
         f"{100 * (1 - alpha):g} %, however often it was looked at. Written by bluegreen.</footer>"
     )
-
-
-def _card(kind: str, inner: str) -> str:
-    return f'<div class="card {kind}">{inner}</div>'
-
-
-def _section(title: str, inner: str) -> str:
-    return f"<h2>{_text(title)}</h2>{inner}"
-
-
-def _items(sentences: Iterable[object]) -> str:
-    return "".join(f"<li>{_text(str(sentence))}</li>" for sentence in sentences)
 
 
 def _range(ci: Sequence[float | None], shown: Any) -> str:
@@ -211,11 +167,3 @@ def _points(share: float) -> str:
 
 def _plus(value: float) -> str:
     return ("+" if value > 0 else "") + milliseconds(value)
-
-
-def _moment(when: datetime) -> str:
-    return f"{when:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _text(text: str) -> str:
-    return html.escape(text)

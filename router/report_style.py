@@ -20,7 +20,7 @@ body { margin: 0; background: var(--page); color: var(--text);
 main { max-width: 1120px; margin: 0 auto; padding: 28px 20px 60px; }
 header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 6px 18px; margin-bottom: 18px; }
 h1 { font-size: 26px; margin: 0; letter-spacing: -0.01em; }
-h2 { font-size: 18px; margin: 36px 0 12px; }
+h2 { font-size: 18px; margin: 36px 0 12px; } h3 { font-size: 16px; margin: 0; }
 .quiet { color: var(--quiet); }
 .blue { color: var(--blue); } .green { color: var(--green); } .warning { color: var(--warning); } .bad { color: var(--bad); }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 16px 20px; }
@@ -47,6 +47,8 @@ details summary { cursor: pointer; color: var(--blue); }
 pre { background: var(--code); border-radius: 6px; padding: 10px 12px; margin: 6px 0; overflow-x: auto; max-height: 220px;
   white-space: pre-wrap; overflow-wrap: anywhere; font: 12px/1.45 ui-monospace, SFMono-Regular, Menlo, monospace; }
 code { font: 12.5px ui-monospace, SFMono-Regular, Menlo, monospace; overflow-wrap: anywhere; }
+.move { margin-bottom: 14px; } .move p { margin: 4px 0; } .move .scroll { padding: 4px 0; } .move details { margin-top: 4px; }
+.card + .card.scroll { margin-top: 14px; } .origin { padding: 6px 20px; margin: 0; }
 footer { margin-top: 40px; font-size: 13px; color: var(--quiet); }
 @media print { body { background: none; } .card { break-inside: avoid; } details > pre { max-height: none; } }
 """

@@ -48,10 +48,12 @@ _log = logging.getLogger("shadow")
 
 SWEEP_SECONDS = 0.05
 SNAPSHOT_SECONDS = 0.5
-# Intervals over many slices take tens of milliseconds: then evidence is saved less often, so that saving takes no more than
-# this share of a core, but often enough that a `kill -9` costs less than a second of it.
-SAVING_SHARE = 0.03
-LATEST_SECONDS = 0.8
+# The state is what a restart goes on from: written often enough that a `kill -9` costs less than a second of it. The snapshot
+# is what people and gates read; its intervals take ten milliseconds, over many slices more: no more than this share of a core
+# goes into it.
+STATE_SECONDS = 0.8
+SNAPSHOT_SHARE = 0.03
+LATEST_SNAPSHOT_SECONDS = 3.0
 QUIET_SECONDS = 1.0  # without frames, after which what is missing will not come any more
 PRUNE_SECONDS = 60.0
 
@@ -105,9 +107,12 @@ class Shadow:
         )
         self._mirror = Mirror(self._bounds, self._observed, self._let_go)
         self._frame_at = 0.0
-        self._saved_at = 0.0
-        self._save_every = SNAPSHOT_SECONDS
-        self._changed = False
+        self._before: Evidence | None = None  # of an older release, some of whose exchanges were still on their way
+        self._before_changed = False
+        self._saved_at = self._told_at = 0.0
+        self._tell_every = SNAPSHOT_SECONDS
+        self._snapshot: dict[str, Any] = {}
+        self._changed = self._untold = False
         self._all_logged = False  # also exchanges that are not mirrored belong into the prediction log
 
     async def run(self) -> None:
@@ -154,25 +159,45 @@ class Shadow:
         self._changed = True
         self._mirror.take(frame)
 
-    def _refuses(self, release: int, flags: int) -> bool:
+    def _refuses(self, release: int, flags: int, size: int) -> bool:
         """Whether a frame is let go before it is decoded: the mirror has no place for it, and nobody else wants it."""
         if flags & LOGGED_ONLY or self._all_logged or self._spool.recording or self._page.word[0] != self._seen:
             return False
-        if not self._mirror.refuses(release, flags):
+        if not self._mirror.refuses(release, flags, size):
             return False
         self._frame_at = monotonic()
         return True
 
     def _observed(self, observation: Observation) -> None:
-        self._changed = True
         if observation.release == self._release:
+            self._changed = True
             self._evidence.observe(observation)
             self._predictions.compared(observation, self._evidence.readings)
+        else:
+            # What was on its way when its release ended: that release's evidence is complete, but for this one's place in it.
+            self._let_go(observation.release, "release over")
 
     def _let_go(self, release: int, reason: str) -> None:
-        self._changed = True
         if release == self._release:
+            self._changed = True
             self._evidence.drop(reason)
+        elif (before := self._evidence_before(release)) is not None:
+            self._before_changed = True
+            before.drop(reason)
+
+    def _evidence_before(self, release: int) -> Evidence | None:
+        """The evidence of an older release, to count what comes late; None when there is none."""
+        if self._before is not None and self._before.release == release:
+            return self._before
+        if not 0 < release < self._release or (state := self._store.evidence_state(release)) is None:
+            return None
+        self._save_before()
+        try:
+            self._before = Evidence(release, self._evidence_options, state)
+        except (KeyError, TypeError, ValueError) as error:
+            _log.error("the stored evidence of release %d cannot be read: %s", release, error)
+            return None
+        return self._before
 
     def _obey_plan(self) -> None:
         self._seen = self._page.word[0]
@@ -205,6 +230,8 @@ class Shadow:
         """Empty evidence for a new release; what was known of this one, if it was begun before."""
         if self._release:
             self._save()
+            self._save_before()
+            self._before = self._evidence
         state = self._store.evidence_state(plan.release)
         self._release = plan.release
         try:
@@ -217,7 +244,13 @@ class Shadow:
 
     def _reckon(self, reason: str) -> None:
         """Count as dropped what workers handed over and nobody will ever observe."""
-        sampled, lost = release_counts(self._workers.pages().values(), self._release)
+        pages = self._workers.pages().values()
+        if (before := self._before) is not None and not self._mirror.busy:
+            sampled, lost = release_counts(pages, before.release)
+            if (missing := sampled - lost - before.received) > 0:
+                before.drop(reason, missing)
+                self._before_changed = True
+        sampled, lost = release_counts(pages, self._release)
         missing = sampled - lost - self._evidence.received - self._mirror.busy
         if missing > 0:
             self._evidence.drop(reason, missing)
@@ -242,8 +275,7 @@ class Shadow:
                 now = monotonic()
                 if now - self._frame_at > QUIET_SECONDS and not self._mirror.busy:
                     self._reckon("lost with a worker")
-                if self._changed and now - self._saved_at >= self._save_every:
-                    self._save()
+                self._save_if_due(now)
                 if now - pruned > PRUNE_SECONDS:
                     pruned = now
                     self._prune()
@@ -251,18 +283,39 @@ class Shadow:
                 # Evidence that is not written is better than a shadow that no longer mirrors.
                 _log.exception("the sweep failed")
 
-    def _save(self) -> None:
+    def _save_if_due(self, now: float) -> None:
+        self._untold = self._untold or self._changed
+        if self._untold and now - self._told_at >= self._tell_every:
+            self._save()
+        elif self._changed and now - self._saved_at >= STATE_SECONDS:
+            self._save(tell=False)
+        if self._before_changed:
+            self._save_before()
+
+    def _save(self, *, tell: bool = True) -> None:
+        """Write the state and, with `tell`, a new snapshot; without it the last one stays."""
         self._changed = False
         self._saved_at = monotonic()
-        began = thread_time()
-        now = time()
         evidence = self._evidence
-        records = evidence.take_records(now)
+        records = evidence.take_records(time())
         if records:
             evidence.kept(self._store.add_pairs([RecordedPair(**record) for record in records], evidence.forget))
-        snapshot = {**evidence.snapshot(now), **self._predictions.sections(self._release)}
-        self._store.save_evidence(self._release, snapshot, now, evidence.state())
-        self._save_every = min(max(SNAPSHOT_SECONDS, (thread_time() - began) / SAVING_SHARE), LATEST_SECONDS)
+        if tell:
+            self._untold = False
+            self._told_at = self._saved_at
+            began = thread_time()
+            self._snapshot = {**evidence.snapshot(time()), **self._predictions.sections(self._release)}
+            share = (thread_time() - began) / SNAPSHOT_SHARE
+            self._tell_every = min(max(SNAPSHOT_SECONDS, share), LATEST_SNAPSHOT_SECONDS)
+        self._store.save_evidence(self._release, self._snapshot, self._snapshot["as_of"], evidence.state())
+
+    def _save_before(self) -> None:
+        """Write what came late to an older release."""
+        before, changed = self._before, self._before_changed
+        self._before_changed = False
+        if before is not None and changed:
+            now = time()
+            self._store.save_evidence(before.release, before.snapshot(now), now, before.state())
 
     def _prune(self) -> None:
         record = self._settings.get("record", {})

@@ -278,7 +278,7 @@ class Settings(Group):
             self.first_plan()
         except PlanError as error:
             raise ValueError(str(error)) from None
-        if self.rollout.gates is not None and self.rollout.gates.slices is not None and not self.slices:
+        if self.rollout.gates.slices is not None and not self.slices:
             raise ValueError("rollout.gates.slices: needs `slices` to look at, such as `slices: [header:x-country]`")
         return self
 

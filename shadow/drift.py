@@ -35,6 +35,7 @@ _PROBABILITIES: Final = Kind.PROBABILITIES
 _TEXT: Final = Kind.TEXT
 _ROW: Final = MAX_LABELS + 1  # the last place is for all labels that found none
 _BINS: Final = 10
+_GATHERED: Final = 512  # values that are added to a histogram in one go
 # What is spread over a distribution's bins before their logarithms are taken: half an observation each.
 _PSEUDO_COUNT: Final = 0.5
 
@@ -134,20 +135,29 @@ class Confusion:
 class ValueDrift:
     """The distributions of one number that each prediction has: its value, its confidence, its length."""
 
-    __slots__ = ("blue", "green")
+    __slots__ = ("_new", "blue", "green")
 
     def __init__(self, *, signed: bool, low_exponent: int, high_exponent: int) -> None:
+        self._new: tuple[list[float], list[float]] = [], []  # added to the histograms in one go
         self.blue = Histogram(signed, low_exponent, high_exponent)
         self.green = Histogram(signed, low_exponent, high_exponent)
 
     def update(self, blue: float, green: float) -> None:
-        """Adds one pair's values; a pair with one that is not finite is left out."""
-        if math.isfinite(blue) and math.isfinite(green):
-            self.blue.update(blue)
-            self.green.update(green)
+        """Adds one pair's values; a pair with one that is not finite, or negative where none can be, is left out."""
+        if math.isfinite(blue) and math.isfinite(green) and (self.blue.signed or (blue >= 0.0 and green >= 0.0)):
+            self._new[0].append(blue)
+            self._new[1].append(green)
+            if len(self._new[0]) >= _GATHERED:
+                self._add_gathered()
+
+    def _add_gathered(self) -> None:
+        for histogram, new in zip((self.blue, self.green), self._new, strict=True):
+            histogram.extend(new)
+            new.clear()
 
     def drift(self, alpha: float) -> Document:
         """Whether green's values are distributed otherwise than blue's."""
+        self._add_gathered()
         n = self.blue.n
         distance = distribution_distance(self.green, self.blue, alpha)
         blue, green, edges = _in_deciles(self.blue, self.green)
@@ -168,6 +178,7 @@ class ValueDrift:
 
     def to_dict(self) -> Document:
         """For the state, as JSON values."""
+        self._add_gathered()
         return {"blue": pack_histogram(self.blue), "green": pack_histogram(self.green)}
 
     @classmethod

@@ -28,7 +28,7 @@ from shadow.noise import NoiseComparison
 from shadow.observation import Observation
 from shadow.paired import McNemar
 from shadow.records import Records
-from shadow.sections import Document, against_noise, finite, pair_sections
+from shadow.sections import Document, finite, pair_sections
 from shadow.sequential import Bernoulli
 from shadow.slices import AGREED, BETTER, BLUE_FAILED, DIFFERED, GREEN_FAILED, WORSE, Slices
 from shadow.words import summary
@@ -288,7 +288,6 @@ class Evidence:
             "dropped_by": dict(self.dropped_by),
             "retries": self.retries,
             **pair_sections(self),
-            "against_noise": against_noise(self.noise, alpha),
             "latency": self.latency.snapshot(alpha),
             "drift": self.drift.snapshot(alpha),
             "confusion": self.drift.confusion.snapshot(),

@@ -26,7 +26,7 @@ from shadow.paired import McNemar
 from shadow.sections import finite
 from shadow.sequential import log_threshold
 
-STATE_VERSION: Final = 1
+STATE_VERSION: Final = 2
 # A mismatch stops a good rollout, and a real one is gross and grows with every request: so it may ask for more certainty.
 SAMPLE_RATIO_ALPHA: Final = 0.01
 # Latencies are compared between these bounds, in ms, declared here; beyond them they count as the bound.
@@ -73,6 +73,8 @@ class Experiment:
         self.steps.expose(drawn.revision, drawn.share, green, error=error, latency_ms=latency_ms, at=at, new_unit=counted)
         if (chance := self.draws.chance(drawn, Question.REQUEST)) is not None:
             self.errors.update(float(error), green, chance)
+        if (chance := self.draws.open_chance(drawn, Question.ERROR)) is not None:
+            self.events.risk(chance)
         if error:
             if (chance := self.draws.chance(drawn, Question.ERROR)) is not None:
                 self.events.update(green, chance)
@@ -112,6 +114,16 @@ class Experiment:
 
     # --- telling ---
 
+    def events_by_chance(self) -> list[list[float]]:
+        """First failures by the chance that green had, for the gate on errors with users (router.rollout.live_errors):
+        [chance, requests up to each unit's first failure, failures of green's units, of blue's].
+        """
+        events = self.events
+        return [
+            [chance, requests, *reversed(events.counts.get(chance, (0, 0)))]
+            for chance, requests in sorted(events.at_risk.items())
+        ]
+
     def sections(self) -> Document:
         """`experiment` and `feedback`, as JSON values without NaN or infinity (docs/experiments.md says what each key
         means).
@@ -135,7 +147,7 @@ class Experiment:
             "sample_ratio": self._sample_ratio(),
             "errors": {
                 **_difference(self.errors, alpha),
-                "events": {"n": events.n, **_by_share(events)},
+                "events": {"n": events.n, **_by_arm(events), "by_chance": self.events_by_chance()},
                 "ratio": ratio,
                 "log_e": log_e,
                 "worse": log_e >= log_threshold(alpha),
@@ -253,10 +265,12 @@ def _difference(found: RewardDifference, alpha: float) -> Document:
     }
 
 
-def _by_share(events: ErrorEvents) -> Document:
+def _by_arm(events: ErrorEvents) -> Document:
+    counts = events.counts.values()
     return {
-        "blue": sum(counts[0] for counts in events.counts.values()),
-        "green": sum(counts[1] for counts in events.counts.values()),
+        "blue": sum(blue for blue, _ in counts),
+        "green": sum(green for _, green in counts),
+        "requests": sum(events.at_risk.values()),
     }
 
 

@@ -2,18 +2,23 @@
 
 Requests differ in their fields (user ids, traces), and of most of them one field is asked for: their mapping is made only when
 it is needed. Answers of a server are alike within a second (its Date, a length), and several of their fields are asked for:
-their mappings are kept for a while and shared.
+their mappings are kept for a while and shared. The request's head itself is parsed once for the prediction log and the mirror,
+which look at the same frame one after the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping
 from functools import lru_cache
 from typing import TypeVar, overload
 
-from models.http1 import RequestHead, ResponseHead
+from models.http1 import HttpError, RequestHead, parse_request
+from models.http1_response import ResponseHead
 
 _T = TypeVar("_T")
+MAX_HEAD = 1 << 20  # frames come from our own workers, which have checked their heads against the limits
+MAX_FIELDS = 10_000
+_KNOWN_BYTES = 4096  # of a head that is kept
 
 
 class RequestFields(Mapping[str, str]):
@@ -47,6 +52,10 @@ class RequestFields(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self._found or self._read())
 
+    def items(self) -> ItemsView[str, str]:
+        """All of them; a mapping's own `items` would look each of them up."""
+        return (self._found or self._read()).items()
+
     def __repr__(self) -> str:
         return repr(self._found or self._read())
 
@@ -55,7 +64,22 @@ class RequestFields(Mapping[str, str]):
         return found
 
 
+def request_head(raw: bytes) -> RequestHead:
+    """The head of a frame's request; take it as immutable, others have it too. Raises HttpError for what is none, or half."""
+    return _known(raw) if len(raw) <= _KNOWN_BYTES else _parsed(raw)
+
+
+def _parsed(raw: bytes) -> RequestHead:
+    head = parse_request(raw, MAX_HEAD, MAX_FIELDS)
+    if head is None:
+        raise HttpError(400, "half a head")
+    return head
+
+
+_known = lru_cache(maxsize=512)(_parsed)  # more than the frames that wait, as a rule
+
+
 @lru_cache(maxsize=64)
 def answered_fields(head: ResponseHead) -> Mapping[str, str]:
-    """All fields of an answer's head. Equal heads are one object (`models.http1.parse_response`), so that most are known."""
+    """All fields of an answer's head. Equal heads are one object (see `parse_response`), so that most are known."""
     return head.fields()

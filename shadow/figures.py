@@ -18,6 +18,7 @@ import plotly.graph_objects as go
 BLUE: Final = "#3b7dd8"
 GREEN: Final = "#22a06b"
 WARNING: Final = "#d9730d"
+BAD: Final = "#d1453b"
 NEUTRAL: Final = "#8a8f98"
 TEXT: Final = "#24292f"
 GRID: Final = "rgba(128, 128, 128, 0.22)"
@@ -39,7 +40,7 @@ def agreement(evidence: Document) -> go.Figure:
         if against.get("green_rate") is not None:
             rows.append((f"green like blue<br>({noise['n']:,} noise pairs)", against["green_rate"], against["green_ci"], GREEN))
         rows.append((f"blue like itself<br>({noise['n']:,} noise pairs)", noise["rate"], noise["ci"], BLUE))
-    figure = _figure("Agreement", height=90 + 62 * max(len(rows), 1))
+    figure = new_figure("Agreement", height=90 + 62 * max(len(rows), 1))
     _intervals(figure, rows[::-1])
     floor = found.get("floor")
     if floor is not None:
@@ -67,7 +68,7 @@ def confusion(evidence: Document) -> go.Figure:
     size = len(names)
     agreeing = [[counts[i][j] if i == j else None for j in range(size)] for i in range(size)]
     differing = [[counts[i][j] if i != j and counts[i][j] else None for j in range(size)] for i in range(size)]
-    figure = _figure("Decisions of blue and green", height=max(300, min(640, 150 + 34 * size)))
+    figure = new_figure("Decisions of blue and green", height=max(300, min(640, 150 + 34 * size)))
     written = size <= _MAX_NAMES
     for table, scale in ((agreeing, _fading(NEUTRAL, 0.18, 0.5)), (differing, _fading(WARNING, 0.3, 1.0))):
         figure.add_heatmap(
@@ -93,7 +94,7 @@ def differences(evidence: Document) -> go.Figure:
     section = evidence["numbers"]
     bins = section["histogram"] or {"edges": [0.0, 0.0], "counts": [0], "below": 0, "above": 0}
     edges, counts = bins["edges"], bins["counts"]
-    figure = _figure("Differences of numbers, green less blue", height=300)
+    figure = new_figure("Differences of numbers, green less blue", height=300)
     figure.add_bar(
         x=[0.5 * (low + high) for low, high in pairwise(edges)],
         y=counts,
@@ -117,7 +118,7 @@ def differences(evidence: Document) -> go.Figure:
 def latency_curves(evidence: Document) -> go.Figure:
     """Latency of both arms by quantile, from pairs that were measured alike; the axis spreads out the slow end."""
     curve = evidence["latency"]["paired"]["curve"]
-    figure = _figure("Latency by quantile", height=340)
+    figure = new_figure("Latency by quantile", height=340)
     kept = [i for i, level in enumerate(curve["levels"]) if curve["blue"][i] is not None]
     for name, colour in (("blue", BLUE), ("green", GREEN)):
         figure.add_scatter(
@@ -152,7 +153,7 @@ def latency_differences(evidence: Document) -> go.Figure:
         entry = paired["difference_ms"][name]
         found.append((f"difference of {name}", entry["estimate"], entry["ci"]))
     rows = [(f"{name}<br>{_milliseconds(estimate)} ({_span(ci)})", estimate, ci, GREEN) for name, estimate, ci in found]
-    figure = _figure("Latency, green less blue", height=90 + 62 * len(rows))
+    figure = new_figure("Latency, green less blue", height=90 + 62 * len(rows))
     known = [abs(estimate) for _, estimate, _ in found if estimate is not None]
     known += [abs(end) for _, _, ci in found[:3] for end in ci if end is not None]
     reach = 1.25 * max(known, default=1.0) or 1.0
@@ -170,7 +171,7 @@ def drift(evidence: Document) -> go.Figure:
     order = range(len(shares["names"]))
     if len(order) > _MAX_NAMES:
         order = sorted(order, key=lambda i: -max(shares["blue"][i], shares["green"][i]))[:_MAX_NAMES]  # type: ignore[assignment]
-    figure = _figure({"labels": "Shares of labels"}.get(section["of"], f"Distribution of {section['of']}"), height=300)
+    figure = new_figure({"labels": "Shares of labels"}.get(section["of"], f"Distribution of {section['of']}"), height=300)
     for name, colour in (("blue", BLUE), ("green", GREEN)):
         figure.add_bar(
             x=_names([shares["names"][i] for i in order]),
@@ -197,7 +198,7 @@ def slices(evidence: Document) -> go.Figure:
         )
         for entry in entries
     ]
-    figure = _figure("Agreement by slice, the worst first", height=100 + 46 * max(len(rows), 1))
+    figure = new_figure("Agreement by slice, the worst first", height=100 + 46 * max(len(rows), 1))
     _intervals(figure, rows[::-1])
     if entries:
         figure.add_vline(x=entries[0]["floor"], line={"color": WARNING, "dash": "dash", "width": 1.5})
@@ -208,7 +209,7 @@ def slices(evidence: Document) -> go.Figure:
 def left_out(evidence: Document) -> go.Figure:
     """What was sampled and not compared, by reason."""
     reasons = sorted(evidence["dropped_by"].items(), key=lambda item: item[1])[-12:]
-    figure = _figure("Not compared", height=110 + 32 * max(len(reasons), 1))
+    figure = new_figure("Not compared", height=110 + 32 * max(len(reasons), 1))
     figure.add_bar(
         x=[count for _, count in reasons],
         y=[_name(reason) for reason, _ in reasons],
@@ -237,7 +238,8 @@ def figures(evidence: Document) -> dict[str, go.Figure]:
     return {name: draw(evidence) for name, (shown, draw) in drawn.items() if shown}
 
 
-def _figure(title: str, height: int) -> go.Figure:
+def new_figure(title: str, height: int) -> go.Figure:
+    """An empty figure in the look that all of them share; `height` in pixels."""
     figure = go.Figure()
     figure.update_layout(
         title={"text": title, "x": 0.0, "xref": "container", "xanchor": "left", "font": {"size": 16}, "pad": {"l": 12}},

@@ -54,6 +54,17 @@ class Frame:
     response_body: bytes
 
 
+def size(frame: Frame) -> int:
+    """The bytes of a frame's five parts: what it holds in memory."""
+    return (
+        len(frame.request_id)
+        + len(frame.request_head)
+        + len(frame.request_body)
+        + len(frame.response_head)
+        + len(frame.response_body)
+    )
+
+
 def encode(
     colour: int,
     flags: int,
@@ -76,7 +87,7 @@ def encode(
     return b"".join((head, request_id, request_head, request_body, response_head, response_body))
 
 
-Refusal = Callable[[int, int], bool]  # (release, flags) of a frame -> whether nothing more of it is wanted
+Refusal = Callable[[int, int, int], bool]  # (release, flags, `size`) of a frame -> whether nothing more of it is wanted
 
 
 class FrameReader:
@@ -109,7 +120,7 @@ class FrameReader:
             if end - at < length:
                 self._need = length
                 break
-            if refuses is None or not refuses(release, flags):
+            if refuses is None or not refuses(release, flags, length - HEAD_BYTES):
                 yield _decode(data, at, length)
             at += length
         if at < end:

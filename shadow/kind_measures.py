@@ -206,12 +206,21 @@ def _probabilities(one: Prediction, other: Prediction, limits: Limits) -> Judged
         close(ours[best], ours[their_best], limits.rtol, limits.atol)
         and close(theirs[best], theirs[their_best], limits.rtol, limits.atol)
     )
-    distances = [0.0 if a == b else _distance(a, b) for a, b in zip(ours, theirs, strict=True)]
-    total_variation = min(1.0, sum(distances) / 2)
+    try:
+        distances = [abs(b - a) for a, b in zip(ours, theirs, strict=True)]
+        total = sum(distances)
+    except OverflowError:  # an integer beyond every floating-point number
+        total = math.inf
+    if total < math.inf:
+        largest = max(distances)
+    else:
+        distances = [0.0 if a == b else _distance(a, b) for a, b in zip(ours, theirs, strict=True)]
+        total, largest = sum(distances), max(filter(math.isfinite, distances), default=1.0)
+    total_variation = min(1.0, total / 2)
     measures = {
-        "arg_max_flip": float(flip),
+        "arg_max_flip": 1.0 if flip else 0.0,
         "total_variation": total_variation,
-        "max_probability_difference": max(filter(math.isfinite, distances), default=1.0),
+        "max_probability_difference": largest,
     }
     labels = (classes[best], classes[their_best]) if classes else (best, their_best)
     return Judged(_PROBABILITIES, not flip, 1 - total_variation, labels, (), measures, "different most probable class")

@@ -29,6 +29,7 @@ CURVE: Final = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0
 # A microsecond to twelve days, in milliseconds.
 _EXPONENTS: Final = (-10, 30)
 
+GATHERED: Final = 512
 Document = dict[str, Any]
 
 
@@ -136,7 +137,7 @@ class Latency:
 
     __slots__ = (
         "differences", "first_byte", "gaps_blue", "gaps_green", "green_over", "live_blue", "live_green", "log_ratio",
-        "mirrored_green", "objective_ms", "over", "seen", "signs", "tokens", "total", "warm", "warm_up",
+        "mirrored_green", "new", "objective_ms", "over", "seen", "signs", "tokens", "total", "warm", "warm_up",
     )  # fmt: skip
 
     def __init__(self, warm_up: int = 0, objective_ms: float | None = None) -> None:
@@ -147,17 +148,27 @@ class Latency:
         self.log_ratio = AsymptoticMean()
         self.differences = _histogram(signed=True)
         self.live_blue, self.live_green, self.mirrored_green = _histogram(), _histogram(), _histogram()
+        # Times for looking that are added to the first three in one go; every pair brings two of them.
+        self.new: tuple[list[float], list[float], list[float]] = [], [], []
         self.gaps_blue, self.gaps_green = _histogram(), _histogram()
         self.over = McNemar()
         self.green_over = 0
 
     def update_live(self, live: str, blue: Outcome, green: Outcome) -> None:
         """Adds the client's own answer and its twin, for looking only."""
-        if live == "blue":
-            _add(self.live_blue, blue)
-            _add(self.mirrored_green, green)
+        live_blue, live_green, mirrored_green = self.new
+        if live != "blue":
+            _gather(live_green, green)
         else:
-            _add(self.live_green, green)
+            _gather(live_blue, blue)
+            _gather(mirrored_green, green)
+        if len(live_blue) >= GATHERED or len(live_green) >= GATHERED or len(mirrored_green) >= GATHERED:
+            self._add_gathered()
+
+    def _add_gathered(self) -> None:
+        for histogram, new in zip((self.live_blue, self.live_green, self.mirrored_green), self.new, strict=True):
+            histogram.extend(new)
+            new.clear()
 
     def update_objective(self, blue: Outcome, green: Outcome, blue_served: bool, green_served: bool) -> None:
         """Judges a noise pair by the objective; an answer that did not come is over it."""
@@ -198,6 +209,7 @@ class Latency:
 
     def snapshot(self, alpha: float) -> Document:
         """The section `latency` of the evidence."""
+        self._add_gathered()
         paired = self.total.snapshot(alpha, "_ms")
         paired["first_byte"] = self.first_byte.snapshot(alpha, "_ms")
         paired["median"] = self._median(alpha)
@@ -264,6 +276,7 @@ class Latency:
 
     def to_dict(self) -> Document:
         """For the state, as JSON values."""
+        self._add_gathered()
         return {
             "seen": self.seen,
             "objective_ms": self.objective_ms,
@@ -300,9 +313,9 @@ def _timed(outcome: Outcome) -> bool:
     return not outcome.truncated and 0.0 <= outcome.total_ms < math.inf
 
 
-def _add(histogram: Histogram, outcome: Outcome) -> None:
+def _gather(new: list[float], outcome: Outcome) -> None:
     if 0.0 <= outcome.total_ms < math.inf and not outcome.truncated:
-        histogram.update(outcome.total_ms)
+        new.append(outcome.total_ms)
 
 
 def _tokens_per_second(outcome: Outcome, tokens: int | None) -> float | None:

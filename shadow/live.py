@@ -67,11 +67,18 @@ class ErrorEvents:
     """Error events of the live split, counted by the share of green at the time: `error_events_log_e`.
 
     The share is a plan's, in steps of 0.01 %, so the counts stay few. Under a sticky split feed each user's *first* error
-    only (`UnitWindows(window=1)`): his later errors are not independent of it.
+    only (`shadow.draws`): his later errors are not independent of it. `at_risk` counts, by the same shares, the requests of
+    those who had met no error before, the failed ones among them: over these a difference of rates can be told, too.
     """
 
     counts: dict[float, list[int]] = field(default_factory=dict)  # share -> [blue's, green's]
     unsplit: int = 0  # errors while all traffic went one way, which compare nothing
+    at_risk: dict[float, int] = field(default_factory=dict)  # share -> requests
+
+    def risk(self, share: float) -> None:
+        """Counts one request that was not certain to be well, whatever came of it."""
+        if 0.0 < share < 1.0:
+            self.at_risk[share] = self.at_risk.get(share, 0) + 1
 
     def update(self, green: bool, share: float) -> None:
         """Counts one error event: whose it was, and the probability of green at the time."""
@@ -87,6 +94,8 @@ class ErrorEvents:
             mine = self.counts.setdefault(share, [0, 0])
             mine[0] += blue
             mine[1] += green
+        for share, requests in other.at_risk.items():
+            self.at_risk[share] = self.at_risk.get(share, 0) + requests
 
     @property
     def n(self) -> int:
@@ -132,13 +141,15 @@ class ErrorEvents:
 
     def to_dict(self) -> dict[str, Any]:
         """For a snapshot, as JSON values."""
-        return {"counts": [[share, *counts] for share, counts in self.counts.items()], "unsplit": self.unsplit}
+        counts = [[share, *counts] for share, counts in self.counts.items()]
+        return {"counts": counts, "unsplit": self.unsplit, "at_risk": [list(item) for item in self.at_risk.items()]}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> ErrorEvents:
         """The inverse of `to_dict`."""
         counts = {float(share): [int(blue), int(green)] for share, blue, green in state["counts"]}
-        return cls(counts, int(state["unsplit"]))
+        at_risk = {float(share): int(requests) for share, requests in state["at_risk"]}
+        return cls(counts, int(state["unsplit"]), at_risk)
 
 
 def _ratio_bound(green: Floats, blue: Floats, shares: Floats, alpha: float) -> float:

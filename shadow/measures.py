@@ -19,6 +19,7 @@ from shadow.quantiles import Histogram
 from shadow.sequential import AsymptoticMean, Interval
 
 MAX_MEASURES: Final = 32
+GATHERED: Final = 512
 BINS: Final = 41
 # In [0, 1] by definition. A comparison of the operator's own may name its measures as it likes: those are never here.
 BOUNDED: Final = frozenset(
@@ -89,11 +90,14 @@ class Numbers:
 
 
 class Measures:
-    """Means of the named measures of pairs, at most `MAX_MEASURES` names."""
+    """Means of the named measures of pairs, at most `MAX_MEASURES` names. What is bounded is gathered, `GATHERED` values at a
+    time, and added in one go: `add_gathered` before `bounded` is read from outside.
+    """
 
-    __slots__ = ("bounded", "refused", "unbounded")
+    __slots__ = ("_new", "bounded", "refused", "unbounded")
 
     def __init__(self) -> None:
+        self._new: dict[str, list[float]] = {}
         self.bounded: dict[str, EmpiricalBernstein] = {}
         self.unbounded: dict[str, AsymptoticMean] = {}
         self.refused = 0  # values that are no number of the measure's range, or of a name too many
@@ -115,14 +119,26 @@ class Measures:
                 else:
                     self.refused += 1
             elif 0.0 <= value <= 1.0:
-                if name not in self.bounded:
-                    self.bounded[name] = EmpiricalBernstein()
-                self.bounded[name].update(value)
+                new = self._new.get(name)
+                if new is None:
+                    new = self._new[name] = []
+                new.append(value)
+                if len(new) >= GATHERED:
+                    self.add_gathered()
             else:
                 self.refused += 1
 
+    def add_gathered(self) -> None:
+        """Add what was gathered."""
+        for name, new in self._new.items():
+            if name not in self.bounded:
+                self.bounded[name] = EmpiricalBernstein()
+            self.bounded[name].extend(new)
+        self._new.clear()
+
     def snapshot(self, alpha: float) -> Document:
         """Every measure by name: `{n, mean, ci}`."""
+        self.add_gathered()
         found: Document = {}
         for name, exact in self.bounded.items():
             around = exact.interval(alpha)
@@ -134,6 +150,7 @@ class Measures:
 
     def to_dict(self) -> Document:
         """For the state, as JSON values."""
+        self.add_gathered()
         return {
             "bounded": {name: mean.to_dict() for name, mean in self.bounded.items()},
             "unbounded": {name: mean.to_dict() for name, mean in self.unbounded.items()},

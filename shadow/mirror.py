@@ -19,22 +19,22 @@ from time import perf_counter
 
 from models.arm import Arm
 from models.framing import FramingError, unframed
-from models.http1 import HttpError, RequestHead, parse_request, parse_response
+from models.http1 import HttpError, RequestHead
+from models.http1_response import parse_response
 from models.pool import Health, Pool, Server
 from models.rewrite import Rewrite
-from shadow.fields import RequestFields, answered_fields
-from shadow.frame import FELL_BACK, REQUEST_CUT, RESPONSE_CUT, Frame
+from shadow.fields import MAX_FIELDS, MAX_HEAD, RequestFields, answered_fields, request_head
+from shadow.frame import FELL_BACK, REQUEST_CUT, RESPONSE_CUT, Frame, size
 from shadow.observation import Observation, Outcome
 from shadow.twin import Twin
 
 _TOO_MANY = "too many in flight"
 _TOO_LARGE = "too many bytes in flight"
-MAX_HEAD = 1 << 20  # frames come from our own workers, which have checked their heads against the limits
 
 
 @dataclass(frozen=True, slots=True)
 class MirrorOptions:
-    """Bounds. `max_in_flight` pairs at once, `waiting` more in line, all of them with at most `queue_bytes` of bodies.
+    """Bounds. `max_in_flight` pairs at once, `waiting` more in line, all of them with at most `queue_bytes`.
 
     `max_per_second` 0 means no limit. Times in seconds.
     """
@@ -66,6 +66,7 @@ class _Pair:
     """A frame on its way to becoming an observation."""
 
     frame: Frame
+    size: int  # of the frame, in bytes
     head: RequestHead
     live: Outcome
     todo: list[str]  # which twins are still to be sent, in order: "green", "blue"
@@ -85,8 +86,8 @@ class Mirror:
         self._release = 0
         self._sides: dict[str, _Side] = {}
         self._pairs: dict[int, _Pair] = {}
-        self._waiting: deque[Frame] = deque()
-        self._bytes = 0  # of the bodies of all these
+        self._waiting: deque[tuple[Frame, int]] = deque()  # with their sizes
+        self._bytes = 0  # of the frames of all these
         self._next = 0
         self._allowance = 1.0
         self._allowed_at = 0.0
@@ -97,11 +98,11 @@ class Mirror:
         return len(self._pairs) + len(self._waiting)
 
     def configure(self, release: int, blue: Arm, green: Arm | None, options: MirrorOptions) -> None:
-        """Obey a plan. Pairs of an older release that still wait are let go; those in flight may finish."""
+        """Obey a plan. Pairs of an older release that still wait are let go; those in flight may finish and are observed."""
         self._options = options
         if release != self._release:
-            for frame in self._waiting:
-                self._bytes -= _size(frame)
+            for frame, length in self._waiting:
+                self._bytes -= length
                 self._let_go(frame.release, "release over")
             self._waiting.clear()
             self._release = release
@@ -121,30 +122,32 @@ class Mirror:
         reason = self._unfit(frame)
         if reason is not None:
             self._let_go(frame.release, reason)
-        elif self._bytes and self._bytes + _size(frame) > self._options.queue_bytes:
+            return
+        length = size(frame)
+        if self._bytes and self._bytes + length > self._options.queue_bytes:
             self._let_go(frame.release, _TOO_LARGE)
         elif len(self._pairs) < self._options.max_in_flight:
-            self._bytes += _size(frame)
-            self._start(frame)
+            self._bytes += length
+            self._start(frame, length)
         elif len(self._waiting) < self._options.waiting:
-            self._bytes += _size(frame)
-            self._waiting.append(frame)
+            self._bytes += length
+            self._waiting.append((frame, length))
         else:
             self._let_go(frame.release, _TOO_MANY)
 
-    def refuses(self, release: int, flags: int) -> bool:
+    def refuses(self, release: int, flags: int, length: int) -> bool:
         """Let go of an exchange of which only this is known, if there is no place for it. True when it is gone.
 
-        Says what `take` would; under more load than can be mirrored nearly every exchange ends here, so it must cost little.
+        `length` is what `frame.size` would say. Says what `take` would; under more load than can be mirrored nearly every
+        exchange ends here, so it must cost little.
         """
         options = self._options
-        if (
-            len(self._waiting) < options.waiting
-            or len(self._pairs) < options.max_in_flight
-            or release != self._release
-            or flags & REQUEST_CUT
-            or "green" not in self._sides
-        ):
+        if release != self._release or flags & REQUEST_CUT or "green" not in self._sides:
+            return False  # `take` has another reason
+        if self._bytes and self._bytes + length > options.queue_bytes:
+            self._let_go(release, _TOO_LARGE)
+            return True
+        if len(self._waiting) < options.waiting or len(self._pairs) < options.max_in_flight:
             return False
         self._let_go(release, _TOO_MANY)
         return True
@@ -161,7 +164,7 @@ class Mirror:
 
     def close(self) -> None:
         """Let go of everything that is not finished."""
-        for frame in [*(pair.frame for pair in self._pairs.values()), *self._waiting]:
+        for frame in [*(pair.frame for pair in self._pairs.values()), *(frame for frame, _ in self._waiting)]:
             self._let_go(frame.release, "shadow ended")
         self._pairs.clear()
         self._waiting.clear()
@@ -187,11 +190,11 @@ class Mirror:
             self._allowance -= 1.0
         return None
 
-    def _pair(self, frame: Frame) -> _Pair:
-        head = parse_request(frame.request_head, MAX_HEAD, 10_000)
-        answered = parse_response(frame.response_head, head.method if head else b"", MAX_HEAD, 10_000)
-        if head is None or answered is None:
-            raise HttpError(400, "half a head")
+    def _pair(self, frame: Frame, length: int) -> _Pair:
+        head = request_head(frame.request_head)
+        answered = parse_response(frame.response_head, head.method, MAX_HEAD, MAX_FIELDS)
+        if answered is None:
+            raise HttpError(502, "half a head")
         body = unframed(frame.response_body, answered.length)
         cut = frame.flags & RESPONSE_CUT != 0
         live = Outcome(answered.status, answered_fields(answered), body, frame.first_byte_ms, frame.total_ms, (), None, cut)
@@ -201,13 +204,13 @@ class Mirror:
             todo = ["green", "blue"] if random.random() < 0.5 else ["blue", "green"]
         else:
             todo = ["green"]
-        return _Pair(frame, head, live, todo)
+        return _Pair(frame, length, head, live, todo)
 
-    def _start(self, frame: Frame) -> None:
+    def _start(self, frame: Frame, length: int) -> None:
         try:
-            pair = self._pair(frame)
+            pair = self._pair(frame, length)
         except (HttpError, FramingError):
-            self._bytes -= _size(frame)
+            self._bytes -= length
             self._let_go(frame.release, "not readable")
             return
         self._next += 1
@@ -221,7 +224,7 @@ class Mirror:
         if side is None:
             # The candidate was taken away between two twins of one pair.
             del self._pairs[number]
-            self._bytes -= _size(pair.frame)
+            self._bytes -= pair.size
             self._let_go(pair.frame.release, "no green")
             return
         own = b"x-bluegreen-shadow: 1\r\nx-request-id: %s\r\nvia: 1.1 bluegreen\r\n" % pair.frame.request_id
@@ -247,10 +250,10 @@ class Mirror:
             return
         if self._pairs.pop(number, None) is None:
             return  # closed in the meantime, and counted there
-        self._bytes -= _size(pair.frame)
+        self._bytes -= pair.size
         self._observed(_observation(pair))
         while self._waiting and len(self._pairs) < self._options.max_in_flight:
-            self._start(self._waiting.popleft())
+            self._start(*self._waiting.popleft())
 
 
 def _size(frame: Frame) -> int:

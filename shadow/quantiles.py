@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -119,6 +119,25 @@ class Histogram:
             self.least = value
         if value > self.most:  # noqa: PLR1730
             self.most = value
+
+    def extend(self, values: Sequence[float]) -> None:
+        """Counts many values, as `update` would one by one, in a tenth of the time. ValueError, with none counted, for a value
+        that `update` refuses.
+        """
+        if not len(values):
+            return
+        numbers = np.array(values, dtype=np.float64)
+        least, most = float(numbers.min()), float(numbers.max())  # NaN when there is one
+        if not -math.inf < least <= most < math.inf or (least < 0.0 and not self.signed):
+            raise ValueError("a value is not finite, or negative: differences need Histogram(signed=True)")
+        parts, exponents = np.frexp(np.abs(numbers) * self._scale)
+        buckets = exponents * BUCKETS_PER_OCTAVE + (parts * (2 * BUCKETS_PER_OCTAVE)).astype(np.int64)
+        buckets = np.minimum(buckets - (2 * BUCKETS_PER_OCTAVE - 1), self._buckets + 1)
+        buckets[exponents < 1] = 0
+        places, counts = np.unique(np.where(numbers >= 0.0, self._zero + buckets, self._zero - buckets), return_counts=True)
+        np.frombuffer(self.counts, dtype=np.int64)[places] += counts
+        self.n += len(numbers)
+        self.least, self.most = min(self.least, least), max(self.most, most)
 
     def merge(self, other: Histogram) -> None:
         """Adds another stream's counts; ValueError when the buckets differ."""

@@ -39,6 +39,7 @@ _MAX_HEADERS: Final = 64
 _MAX_VALUE: Final = 1_000
 _MAX_WORDS: Final = 200
 _MAX_LABELS: Final = 20
+_KNOWN: Final = 16  # answers' fields that are remembered
 
 Document = dict[str, Any]
 
@@ -76,8 +77,8 @@ class Reservoir:
 class Records:
     """The pairs that are kept of one release."""
 
-    __slots__ = ("_options", "_pointers", "_redacted_headers", "_release", "_samples", "_taken", "_waiting", "_waiting_bytes",
-                 "forget", "let_go")  # fmt: skip
+    __slots__ = ("_known", "_options", "_pointers", "_redacted_headers", "_release", "_samples", "_taken", "_waiting",
+                 "_waiting_bytes", "forget", "let_go")  # fmt: skip
 
     def __init__(self, release: int, options: RecordOptions) -> None:
         self._release, self._options = release, options
@@ -88,6 +89,7 @@ class Records:
         sizes = {"disagreements": options.disagreements, "failures": min(options.disagreements, MAX_FAILURES),
                  "others": options.others}  # fmt: skip
         self._samples = {name: Reservoir(size, _hashed(release * 3 + i)) for i, (name, size) in enumerate(sizes.items())}
+        self._known: dict[int, tuple[Mapping[str, str], dict[str, str]]] = {}
         self._waiting: dict[tuple[str, int], tuple[Document, int]] = {}
         self._waiting_bytes = 0
         self._taken: list[tuple[str, int]] = []
@@ -190,9 +192,18 @@ class Records:
             "failure": outcome.failure,
             "first_ms": round(outcome.first_ms, 3) if math.isfinite(outcome.first_ms) else None,
             "total_ms": round(outcome.total_ms, 3) if math.isfinite(outcome.total_ms) else None,
-            "headers": self._headers(outcome.headers),
+            "headers": self._answered(outcome.headers),
             "body": self._body(outcome.body, outcome.headers, cut=outcome.truncated),
         }
+
+    def _answered(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """`_headers` of an answer. Equal heads share one mapping (`shadow.fields`), so that most have been written before."""
+        known = self._known.get(id(headers))
+        if known is None or known[0] is not headers:
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            known = self._known[id(headers)] = (headers, self._headers(headers))
+        return known[1]
 
     def _headers(self, headers: Mapping[str, str]) -> dict[str, str]:
         return {
@@ -223,7 +234,7 @@ class Records:
         kept["cut"] = cut or len(part) < len(body)
         try:
             # A character that the cut goes through is left out.
-            kept["text"] = codecs.getincrementaldecoder("utf-8")().decode(part, final=not kept["cut"])
+            kept["text"] = codecs.getincrementaldecoder("utf-8")().decode(part) if kept["cut"] else part.decode()
         except UnicodeDecodeError:
             kept["base64"] = base64.b64encode(part).decode("ascii")
         return kept

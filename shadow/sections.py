@@ -22,20 +22,20 @@ Document = dict[str, Any]
 
 
 def pair_sections(evidence: Evidence) -> Document:
-    """`agreement`, `noise`, `errors` and `unreadable`."""
+    """`agreement`, `noise`, `errors`, `unreadable` and `against_noise`."""
     alpha = evidence.options.alpha
+    pairs, green = evidence.noise.pairs, evidence.noise.green
     agreement, itself, errors, unread = evidence.agreement, evidence.noise.blue, evidence.errors, evidence.unread
     rates = rate_intervals(
         [
             (agreement.successes, agreement.failures),
             (itself.successes, itself.failures),
             (errors.worse, errors.n - errors.worse),
+            (green.successes, green.failures),
         ],
         alpha,
     )
-    differences = difference_intervals(
-        [(errors.worse, errors.better, errors.same), (unread.worse, unread.better, unread.same)], alpha
-    )
+    differences = difference_intervals([(tests.worse, tests.better, tests.same) for tests in (errors, unread, pairs)], alpha)
     bar = log_threshold(alpha)
     agreed: Document = {"n": agreement.n, "agreed": agreement.successes, "rate": agreement.rate, "ci": rates[0]}
     floor = evidence.options.floor
@@ -79,11 +79,14 @@ def pair_sections(evidence: Evidence) -> Document:
             "log_e": log_e_unread,
             "worse": log_e_unread >= bar,
         },
+        "against_noise": against_noise(evidence.noise, alpha, rates[3], differences[2]),
     }
 
 
-def against_noise(noise: NoiseComparison, alpha: float) -> Document:
-    """Green judged against blue's own noise: `noise.snapshot` without what `pair_sections` has already."""
+def against_noise(noise: NoiseComparison, alpha: float, green_ci: list[float], difference_ci: list[float]) -> Document:
+    """Green judged against blue's own noise: `noise.snapshot` without the rate of noise itself. The two intervals are of
+    `noise.green` and of the difference of `noise.pairs`, computed with those of other sections.
+    """
     pairs, margin = noise.pairs, noise.margin
     green = noise.green
     log_e, log_e_not_worse = pairs.log_e_above(0.0), pairs.log_e_below(margin)
@@ -100,11 +103,8 @@ def against_noise(noise: NoiseComparison, alpha: float) -> Document:
         "better": pairs.better,
         "same": pairs.same,
         "green_rate": green.rate,
-        "green_ci": rate_intervals([(green.successes, green.failures)], alpha)[0],
-        "difference": {
-            "estimate": pairs.difference,
-            "ci": difference_intervals([(pairs.worse, pairs.better, pairs.same)], alpha)[0],
-        },
+        "green_ci": green_ci,
+        "difference": {"estimate": pairs.difference, "ci": difference_ci},
         "margin": margin,
         "log_e": log_e,
         "e_value": _e_value(log_e),

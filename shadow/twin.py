@@ -11,7 +11,7 @@ from collections.abc import Callable
 from time import perf_counter
 
 from models.framing import unframed
-from models.http1 import ResponseHead
+from models.http1_response import ResponseHead
 from models.pool import Pool, Server
 from models.tasks import spawn
 from models.upstream import Upstream
@@ -25,46 +25,27 @@ Dial = tuple[float, ssl.SSLContext | None, str | None]  # connect timeout in sec
 class Twin:
     """One request to one server. `finished` is called once, with the outcome."""
 
-    __slots__ = (
-        "_attempt",
-        "_body",
-        "_data",
-        "_dial",
-        "_finished",
-        "_first",
-        "_gaps",
-        "_head",
-        "_last",
-        "_limit",
-        "_method",
-        "_server",
-        "_size",
-        "_stale_retried",
-        "_truncated",
-        "_upstream",
-        "pool",
-        "started",
-    )
+    # Class attributes stand for what holds until something happens: a twin is made for every pair.
+    started = 0.0
+    _server: Server | None = None
+    _upstream: Upstream | None = None
+    _head: ResponseHead | None = None
+    _first = _last = 0.0
+    _size = 0
+    _truncated = False
+    _stale_retried = False
+    _attempt = 0
+    _body: list[bytes]  # these two from the head of an answer on that comes in pieces
+    _gaps: list[float]
 
     def __init__(
         self, pool: Pool, method: bytes, data: bytes, limit: int, dial: Dial, finished: Callable[[Outcome], None]
     ) -> None:
         self.pool = pool
-        self.started = 0.0
         self._method = method
         self._data = data
         self._limit = limit
         self._finished: Callable[[Outcome], None] | None = finished
-        self._server: Server | None = None
-        self._upstream: Upstream | None = None
-        self._head: ResponseHead | None = None
-        self._body: list[bytes] = []
-        self._size = 0
-        self._first = self._last = 0.0
-        self._gaps: list[float] = []
-        self._truncated = False
-        self._stale_retried = False
-        self._attempt = 0
         self._dial = dial
 
     def send(self) -> None:
@@ -112,8 +93,19 @@ class Twin:
 
     def answer(self, head: ResponseHead, data: bytes, done: bool) -> None:
         """The head, with what of the body came along."""
-        self._first = self._last = perf_counter()
+        now = perf_counter()
+        finished, server = self._finished, self._server
+        if done and finished is not None and server is not None and len(data) <= self._limit:
+            # The usual answer, whole in one piece, without a detour.
+            self._finished = self._server = self._upstream = None
+            server.in_flight -= 1
+            server.failures = 0
+            ms = (now - self.started) * 1e3
+            finished(Outcome(head.status, answered_fields(head), unframed(data, head.length), ms, ms))
+            return
+        self._first = self._last = now
         self._head = head
+        self._body, self._gaps = [], []
         self._take(data)
         if done:
             self._end(None)
@@ -176,14 +168,17 @@ class Twin:
             upstream.drop()
         now = perf_counter()
         head = self._head
-        body = b"".join(self._body)
+        total_ms = (now - self.started) * 1e3
+        if head is None:
+            finished(Outcome(0, {}, b"", 0.0, total_ms, (), failure))
+            return
         finished(
             Outcome(
-                head.status if head is not None else 0,
-                answered_fields(head) if head is not None else {},
-                unframed(body, head.length) if head is not None else b"",
-                (self._first - self.started) * 1e3 if self._first else 0.0,
-                (now - self.started) * 1e3,
+                head.status,
+                answered_fields(head),
+                unframed(b"".join(self._body), head.length),
+                (self._first - self.started) * 1e3,
+                total_ms,
                 tuple(self._gaps),
                 failure,
                 self._truncated,

@@ -39,7 +39,10 @@ HeaderOption = Annotated[
 
 def record(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write the exchanges, one line of JSON each.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="Where to write the exchanges: one line of JSON each; as Parquet if it ends so."),
+    ],
     count: Annotated[int, typer.Option("--count", metavar="N", min=1, max=10_000_000, help="So many exchanges.")] = 1000,
     seconds: Annotated[float, typer.Option("--seconds", metavar="S", min=0.1, max=86_400, help="For so long at most.")] = 60.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if there is one.")] = False,
@@ -50,9 +53,11 @@ def record(
     client = client_of(ctx, control)
     if file.exists() and not overwrite:
         raise Failed(f"{file} is there already; name another file, or add --overwrite")
+    if _is_parquet(file):
+        _require_parquet()  # before anything is asked of the router
     number = str(client.post("/v1/recordings", {"exchanges": count, "seconds": seconds})["id"])
     try:
-        with _writable(file) as write, _bar("exchanges", count, as_json) as advance:
+        with _failing(), _writable(file) as write, _bar("exchanges", count, as_json) as advance:
             told = _fetch(client, number, write, advance, time.monotonic() + seconds + _GRACE_SECONDS)
     finally:
         with contextlib.suppress(Failed):
@@ -65,6 +70,7 @@ def record(
             if why
             else "no exchange came: the shadow gets them while requests are mirrored (bluegreen shadow 100) or traffic is split"
         )
+    told["bytes"] = file.stat().st_size
     report = {"file": str(file), **{name: told[name] for name in ("exchanges", "bytes", "ended", "skipped")}}
     if as_json:
         print_json(report)
@@ -85,7 +91,7 @@ def replay(
     """Send recorded requests to a server, and tell how it answered."""
     from router import offline
 
-    with _failing(), _bar("exchanges", _lines(file), as_json) as advance:
+    with _failing(), _bar("exchanges", _count(file), as_json) as advance:
         found = offline.replay(file, to, headers=_headers(header), rate=rate, in_flight=in_flight, progress=advance).to_dict()
     if as_json:
         print_json(found)
@@ -119,7 +125,7 @@ def backtest(
     """Compare a candidate's answers with the recorded ones and give the verdict that the gates would give."""
     from router import offline
 
-    with _failing(), _bar("exchanges", _lines(file), as_json) as advance:
+    with _failing(), _bar("exchanges", _count(file), as_json) as advance:
         found = offline.backtest(
             file,
             green,
@@ -171,11 +177,24 @@ def _fetch(
 
 @contextlib.contextmanager
 def _writable(file: Path) -> Iterator[Callable[[bytes], object]]:
+    from router.recording_parquet import ParquetRecording
+
     try:
-        with file.open("wb") as out:
+        with ParquetRecording(file) if _is_parquet(file) else file.open("wb") as out:
             yield out.write
     except OSError as error:
-        raise Failed(f"cannot write {file}: {error.strerror}") from None
+        raise Failed(f"cannot write {file}: {error.strerror or error}") from None
+
+
+def _is_parquet(file: Path) -> bool:
+    return file.suffix.lower() == ".parquet"
+
+
+def _require_parquet() -> None:
+    from router.recording_parquet import require_pyarrow
+
+    with _failing():
+        require_pyarrow()
 
 
 # --- what the three share -------------------------------------------------------------------------------------------------
@@ -208,13 +227,11 @@ def _bar(what: str, total: int | None, quiet: bool) -> Iterator[Callable[[int], 
         yield lambda done: bar.update(task, completed=done)
 
 
-def _lines(file: Path) -> int | None:
+def _count(file: Path) -> int:
     """How many exchanges a recording holds."""
-    try:
-        with file.open("rb") as lines:
-            return sum(1 for line in lines if not line.isspace())
-    except OSError as error:
-        raise Failed(f"cannot read {file}: {error.strerror}") from None
+    from router.recording import count_recorded
+
+    return count_recorded(file)
 
 
 def _headers(given: list[str] | None) -> dict[str, str] | None:
@@ -243,11 +260,14 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 
 def _tell(found: dict[str, Any]) -> None:
+    from router.rollout.asked import asked_line
+
     for sentence in found["evidence"]["summary"]:
         print(sentence)
     if found["skipped"]:
         print(f"Not used: {_listed(found['skipped'])}.")
     verdict = found["verdict"]
+    print(asked_line(verdict["asked"]))
     print(f"verdict: {verdict['verdict']}")
     for gate in verdict["gates"]:
         print(f"  {gate['state']:<9} {gate['name']}: {gate['detail']}")

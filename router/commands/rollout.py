@@ -6,8 +6,10 @@ Clients of the control API like every other command. `--watch` shows the rollout
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -133,6 +135,68 @@ def verified_words(found: dict[str, Any]) -> str:
     if not found["records"]:
         return "there is no promotion record yet"
     return f"{found['records']} promotion records, the chain is whole; the newest hash is {found['newest']}"
+
+
+def write_record(client: ControlClient, number: int, file: Path) -> dict[str, Any]:
+    """Write the promotion record of a rollout as a page; `{file, rollout, outcome, hash, previous, chain}`. Raises Failed."""
+    from router.report_rollout import chain_words, write_rollout
+
+    numbers = [record["number"] for record in client.get("/v1/rollouts")["rollouts"]]
+    if number not in numbers:
+        raise Failed(_no_record(client, number, numbers))
+    record, chain = client.get(f"/v1/rollouts/{number}"), verified(client)
+    with writing(file):
+        try:
+            write_rollout(file, record, chain)
+        except (KeyError, TypeError, ValueError) as error:
+            # Another format, or a record that was changed. What it holds can be had all the same.
+            trouble = chain["trouble"] or f"its document lacks something: {error}"
+            raise Failed(
+                f"the record of rollout {number} cannot be shown ({trouble}); GET /v1/rollouts/{number} gives it"
+            ) from None
+    return {
+        "file": str(file),
+        "rollout": number,
+        "outcome": record["document"].get("outcome"),
+        "hash": record["hash"],
+        "previous": record["previous"],
+        "chain": {**chain, "words": chain_words(record, chain)},
+    }
+
+
+@contextlib.contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """A page that cannot be written is one line. Raises Failed."""
+    try:
+        yield
+    except OSError as error:
+        raise Failed(f"cannot write {file}: {error.strerror}; name a file in a folder that you may write to") from None
+
+
+def _no_record(client: ControlClient, number: int, numbers: list[int]) -> str:
+    """Why a rollout has no record, and which have one."""
+    present = client.get("/v1/rollout")
+    if present.get("number") == number:
+        why = f"rollout {number} has not ended yet, and leaves its record then (`bluegreen rollout status` shows it)"
+    else:
+        why = f"there is no record of a rollout {number}"
+    if not numbers:
+        return f"{why}; there is no promotion record yet"
+    return f"{why}; there {'is one' if len(numbers) == 1 else 'are records'} of {_ranges(numbers)}"
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Growing numbers in words: 1 to 4, 6 and 9."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    words: list[str] = []
+    for low, high in runs:
+        words += [f"{low} to {high}"] if high > low + 1 else [str(number) for number in range(low, high + 1)]
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
 
 
 def _act(ctx: typer.Context, control: str | None, action: str, as_json: bool) -> None:

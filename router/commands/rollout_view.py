@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from router.commands.tables import VERDICT_STYLE
+from router.rollout.asked import asked_line
 
 _STATE_STYLE: Final = {"pass": "green", "fail": "bold red", "undecided": "yellow"}
 _ROLLOUT_STYLE: Final = {"done": "bold green", "rolled_back": "bold red", "aborted": "bold red", "paused": "bold yellow"}
@@ -80,6 +81,7 @@ def forecast(document: Mapping[str, Any]) -> Group:
         table,
         f"{document['arrives']:.0%} of the simulated rollouts are done within the deadline of {duration(deadline)}, "
         "if green is as it has shown itself so far",
+        escape(asked_line(document["asked"])),
         f"from {made['pairs']:,} pairs so far, {', '.join(paces) or 'no traffic'}, attempt {made['attempt']} at this release",
     ]
     return Group(*lines, *(f"note: {escape(note)}" for note in document["notes"]))

@@ -17,6 +17,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from router.rollout.asked import asked_line
+
 ARM_STYLE = {"blue": "bold blue", "green": "bold green"}
 VERDICT_STYLE = {"promote": "bold green", "rollback": "bold red", "hold": "bold yellow"}
 
@@ -85,6 +87,8 @@ def evidence(document: Mapping[str, Any]) -> Group:
     word = Text(verdict["verdict"], style=VERDICT_STYLE.get(verdict["verdict"], ""))
     lines.append(Text.assemble("verdict: ", word))
     lines += [f"  - {escape(str(reason))}" for reason in verdict["reasons"]]
+    if verdict.get("asked"):
+        lines.append(escape(asked_line(verdict["asked"])))
     return Group(*lines)
 
 

@@ -37,24 +37,34 @@ class Examiner:
         self._asked_at = -1e18
         self._running = True
         self._detailed_at = -1e18
+        self._looked_at: float | None = None
         self.newest: Verdict | None = None
+        # What `newest` was made on: release, evidence, live counts. A record must not show another snapshot beside a verdict.
+        self._basis: tuple[int, dict[str, Any], Live] | None = None
 
     def idle(self) -> None:
         """There is no rollout to judge."""
-        self.newest = None
+        self.newest = self._basis = None
         self._live = NO_TRAFFIC
 
     def verdict(self, rollout: Rollout, plan: Plan, counts: Counts, now: float, *, detailed: bool = False) -> Verdict:
-        """What the evidence allows the rollout now. Raises Unavailable."""
-        self._read(rollout.release, rollout.policy)
-        self._ask(now)
-        self._live = live_of(rollout, plan, counts, shadow_running=self._running)
+        """What the evidence allows the rollout now. Raises Unavailable.
+
+        Asked again at the same `now`, in detail, it says the same of the same evidence: what is remembered of a decision is
+        what the decision was made on, whatever the shadow has written in between.
+        """
+        if not detailed or now != self._looked_at:
+            self._read(rollout.release, rollout.policy)
+            self._ask(now)
+            self._live = live_of(rollout, plan, counts, shadow_running=self._running)
+            self._looked_at = now
         verdict = self._judge(rollout.policy, rollout.attempt, now, detailed=False)
         known = self.newest
         changed = known is None or _states(known) != _states(verdict) or known.verdict != verdict.verdict
         if detailed or changed or now - self._detailed_at >= DETAIL_SECONDS or now < self._detailed_at:
             self._detailed_at = now
             self.newest = verdict = self._judge(rollout.policy, rollout.attempt, now, detailed=True)
+            self._basis = (rollout.release, self._evidence, self._live)
         return verdict
 
     def judge_document(
@@ -71,12 +81,13 @@ class Examiner:
         return judge(document, live, policy, now, attempt=attempt, state=state, own=self._own).to_dict()
 
     def evidence(self, release: int) -> dict[str, Any] | None:
-        """The newest snapshot of a release that was judged."""
-        return self._evidence if self._read_at is not None and self._read_at[0] == release else None
+        """The snapshot of a release that `newest` was made on."""
+        return self._basis[1] if self._basis is not None and self._basis[0] == release else None
 
     def live_counts(self) -> dict[str, Any] | None:
-        """The live counts that were judged last, as plain values; None while both arms have no users."""
-        return self._live.step.to_dict() if self._live.step is not None else None
+        """The live counts that `newest` was made on, as plain values; None while not both arms have users."""
+        step = self._basis[2].step if self._basis is not None else None
+        return step.to_dict() if step is not None else None
 
     def _judge(self, policy: Policy, attempt: int, now: float, *, detailed: bool) -> Verdict:
         from router.rollout.gates import judge  # a second's worth of statistics, and not before somebody wants a verdict

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from router.rollout import live_errors
+from router.rollout.asked import asked
 from router.rollout.gate_case import whole
 from router.rollout.live_errors import StepErrors
 from router.rollout.policy import Policy
@@ -112,7 +113,8 @@ def forecast_document(outlook: Outlook, policy: Policy) -> dict[str, Any]:
         "noise_share": outlook.noise,
         "attempt": outlook.attempt,
     }
-    return {**forecast(outlook, policy).to_dict(), "from": made_from, "policy": policy.to_dict()}
+    found = forecast(outlook, policy).to_dict()
+    return {**found, "from": made_from, "policy": policy.to_dict(), "asked": asked(policy)}
 
 
 # --- one future ---------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from router.rollout.gate_case import (
     whole,
 )
 from router.rollout.gate_distributions import drift, latency, slices
-from router.rollout.live_errors import StepErrors
+from router.rollout.live_errors import StepErrors, UnitErrors
 from router.rollout.policy import AgreementGate, DifferenceGate, Policy
 from router.rollout.verdict import FAIL, PASS, UNDECIDED, GateResult
 from shadow.forecast import more_for_interval
@@ -132,16 +132,36 @@ def errors(case: Case) -> list[GateResult]:
 
 
 def _unit_errors(case: Case, margin: float) -> list[GateResult]:
-    """Users who keep their arm are compared as users (shadow.experiment), and of those a step may have few: that can only take
-    green back. What has to be shown before green goes on is shown by the mirrored pairs.
+    """Users who keep their arm are compared as users (shadow.experiment), over all steps of the release: each is drawn once. Of
+    users a step may have few, whatever its traffic; so they need not show anything, but they can take green back. What has to
+    be shown before green goes on is shown by the mirrored pairs.
     """
-    section = case.section("experiment", "errors")
-    seen, log_e = number(case.section("experiment", "errors", "difference"), "estimate"), evidence_of(section, "log_e")
-    if seen is None or seen <= margin or log_e < log_threshold(case.fail_alpha):
+    units = _units_of(case.section("experiment", "errors", "events"))
+    seen = live_errors.units_difference(units)
+    if seen is None:
         return []
-    n = whole(section, "n")
-    detail = f"green's users meet {points(seen)} more errors than blue's ({n:,} users); asked for are at most {points(margin)}"
-    return [GateResult("errors_live", FAIL, seen, NO_INTERVAL, n, "users", margin, None, detail)]
+    state = FAIL if live_errors.log_e_units_worse(units, margin) >= log_threshold(case.fail_alpha) else PASS
+    green, blue, n = (sum(getattr(one, name) for one in units) for name in ("green_errors", "blue_errors", "requests"))
+    ci = case.interval(lambda alpha: (live_errors.units_lower(units, alpha), None))
+    what = (
+        f"{green:,} of green's users and {blue:,} of blue's have met a failure, in {counted(n, 'request')} up to each one's "
+        f"first: {points(seen)} more often at green"
+    )
+    asked = f"at most {points(margin)} more"
+    rest = (
+        f"shown not to be {asked}" if state == FAIL else f"not shown to be above {asked}, which is all that users are asked for"
+    )
+    return [GateResult("errors_live", state, seen, ci, n, "requests of users", margin, None, f"{what}; {rest}")]
+
+
+def _units_of(events: Mapping[str, Any]) -> list[UnitErrors]:
+    """The counts of users' first failures in the evidence; those that cannot be are left out."""
+    found = []
+    for row in events.get("by_chance") or ():
+        chance, *numbers = row
+        if 0.0 < chance < 1.0:
+            found.append(UnitErrors(float(chance), *(int(one) for one in numbers)))
+    return found
 
 
 def _live_errors(case: Case, step: StepErrors, margin: float) -> GateResult:

@@ -1,4 +1,4 @@
-"""Errors of the live split within one step: whether green fails more often than blue by more than a margin.
+"""Errors of the live split: whether green fails more often than blue by more than a margin, by requests or by users.
 
 The error-event likelihood of `shadow.live` with an absolute margin. There, given that a request failed, it was green's with
 probability pi theta/(pi theta + 1 - pi); betting on theta = e^x against theta = 1 multiplies the fortune by 1 + l/pi when green
@@ -9,14 +9,16 @@ expectation at most 1 while the difference is at most m: a test martingale (Vill
 direction bets -l.
 
 A step has one share, so its counts are all there is to know; steps are never pooled. Assumes that each request goes to green
-with probability pi whatever it is: not so when users stick to an arm, where a request is not a unit (docs/experiments.md).
+with probability pi whatever it is: not so when users stick to an arm, where the unit is the user. Of a user only the requests
+up to his first failure count (`UnitErrors`), and what is random about them is whose that failure is: until then nobody need
+know the user's arm, so his requests are bets at the chance with which it was drawn (`shadow.draws`), however many he makes.
 Pure Python: the grid has 28 points, and this is asked for four times a second.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -65,17 +67,52 @@ class StepErrors:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
+@dataclass(frozen=True, slots=True)
+class UnitErrors:
+    """Users who keep their arm, all those who were drawn at one `chance` of green: their requests up to and with each one's
+    first failure, and whose those failures were.
+    """
+
+    chance: float
+    requests: int
+    green_errors: int
+    blue_errors: int
+
+
+def log_e_units_worse(units: Sequence[UnitErrors], margin: float) -> float:
+    """Evidence, as ln E, that users meet a failure more often at green than at blue by more than `margin` for each request.
+
+    Rejects H0: at every request of a user who has met no failure yet, green fails with a probability that is at most blue's
+    plus the margin. The bets are those of `log_e_worse`, each at its own chance, so a ramp may move the share in between. Where
+    green is worse those left without a failure are rather blue's users, and the chance that is reckoned with is too large: that
+    can only speak for green.
+    """
+    growth = []
+    for x in _LOG_RATIOS:
+        bets = ((one, _stake(one.chance, x)) for one in units)
+        growth.append(sum(_growth(u.chance, (u.green_errors, u.blue_errors, _well(u)), stake, margin) for u, stake in bets))
+    return _log_mean(growth, _RATIO_WEIGHTS)
+
+
+def units_difference(units: Sequence[UnitErrors]) -> float | None:
+    """Green's rate of first failures less blue's, for each request, by inverse propensity; None before any request."""
+    requests = sum(one.requests for one in units)
+    scores = sum(one.green_errors / one.chance - one.blue_errors / (1.0 - one.chance) for one in units)
+    return scores / requests if requests else None
+
+
+def units_lower(units: Sequence[UnitErrors], alpha: float) -> float:
+    """One-sided lower confidence bound on that difference, within [-0.2, 0.2]."""
+    return _bound(lambda margin: log_e_units_worse(units, margin) >= -math.log(alpha), kept=0.2, limit=-0.2)
+
+
 def log_e_worse(step: StepErrors, margin: float) -> float:
     """Evidence, as ln E, that green's error rate exceeds blue's by more than `margin`; rejects H0: difference <= margin.
 
     `margin` lies in (-0.2, 0.2]. All of blue's errors count as its own, which can only speak for green.
     """
-    pi = step.share
-    growth = []
-    for x in _LOG_RATIOS:
-        odds = math.expm1(x)
-        stake = pi * (1.0 - pi) * odds / (1.0 + pi * odds)
-        growth.append(_growth(step, step.blue_errors, stake, margin))
+    counts = (step.green_errors, step.blue_errors, _fine(step))
+    growth = [_growth(step.share, counts, _stake(step.share, x), margin) for x in _LOG_RATIOS]
     return _log_mean(growth, _RATIO_WEIGHTS)
 
 
@@ -86,7 +123,8 @@ def log_e_not_worse(step: StepErrors, margin: float) -> float:
     """
     own = max(step.blue_errors - step.shared_errors, 0)
     most = 1.0 / (1.0 / step.share - margin)
-    return _log_mean([_growth(step, own, -stake * most, margin) for stake in _STAKES], _STAKE_WEIGHTS)
+    counts = (step.green_errors, own, _fine(step) + step.blue_errors - own)
+    return _log_mean([_growth(step.share, counts, -stake * most, margin) for stake in _STAKES], _STAKE_WEIGHTS)
 
 
 def lower(step: StepErrors, alpha: float) -> float:
@@ -138,17 +176,27 @@ def more_requests(step: StepErrors, margin: float, alpha: float) -> int | None:
     return high
 
 
-def _growth(step: StepErrors, blue_errors: int, stake: float, margin: float) -> float:
-    """Logarithm of the fortune after a step's requests, betting `stake` (of either sign) on Z - margin."""
-    fine = step.requests - step.green_errors - step.blue_errors
-    ignored = step.blue_errors - blue_errors
-    factors = (
-        (step.green_errors, stake * (1.0 / step.share - margin)),
-        (blue_errors, -stake * (1.0 / (1.0 - step.share) + margin)),
-        (max(fine, 0) + ignored, -stake * margin),
-    )
+def _fine(step: StepErrors) -> int:
+    return max(step.requests - step.green_errors - step.blue_errors, 0)
+
+
+def _well(units: UnitErrors) -> int:
+    return max(units.requests - units.green_errors - units.blue_errors, 0)
+
+
+def _stake(share: float, log_ratio: float) -> float:
+    """What the likelihood of a ratio of error rates bets on Z, at a share of green."""
+    odds = math.expm1(log_ratio)
+    return share * (1.0 - share) * odds / (1.0 + share * odds)
+
+
+def _growth(share: float, counts: tuple[int, int, int], stake: float, margin: float) -> float:
+    """Logarithm of the fortune after so many requests, betting `stake` (of either sign) on Z - margin; `counts` are those
+    that failed at green, at blue, and the others.
+    """
+    gains = (stake * (1.0 / share - margin), -stake * (1.0 / (1.0 - share) + margin), -stake * margin)
     total = 0.0
-    for count, gain in factors:
+    for count, gain in zip(counts, gains, strict=True):
         if count:
             if gain <= -1.0:
                 return -math.inf

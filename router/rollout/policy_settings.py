@@ -7,6 +7,7 @@ every model has (agreement and errors) are. An unknown key is an error that name
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -167,6 +168,16 @@ class GatesSettings(Group):
     python: PythonName | None = Field(default=None, description='A gate of your own, "module:function".')
 
 
+# What is asked of every model while the file names nothing; written out, so that whoever reads the settings sees what holds.
+DEFAULT_GATES_SETTINGS = GatesSettings.model_validate(
+    {name: gate for name, gate in asdict(DEFAULT_GATES).items() if gate is not None}
+)
+
+
+def _none_is_left_out(value: object) -> object:
+    return DEFAULT_GATES_SETTINGS if value is None else value
+
+
 class BreakerSettings(Group):
     """The fast breaker: a burst of green's failures takes it to 0 % at once."""
 
@@ -185,8 +196,9 @@ class RolloutSettings(Group):
     hold: Duration = Field(default=600.0, description="Least time in each step.")
     deadline: Duration = Field(default=86400.0, description="After this long the rollout pauses and says what is missing.")
     bake: Duration = Field(default=1800.0, description="Least time at 100 % before the rollout is done.")
-    gates: GatesSettings | None = Field(
-        default=None, description="The conditions; left out: agreement of 0.98, and errors no more than 0.005 up."
+    gates: Annotated[GatesSettings, BeforeValidator(_none_is_left_out)] = Field(
+        default=DEFAULT_GATES_SETTINGS,
+        description="The conditions; left out: agreement of 0.98, and errors no more than 0.005 up.",
     )
     alpha: Real = Field(default=0.05, ge=1e-9, le=0.5, description="Error probability of the whole rollout.")
     on_fail: Literal["rollback", "pause"] = Field(default="rollback", description="What a failed gate does.")
@@ -200,7 +212,7 @@ class RolloutSettings(Group):
 
     @model_validator(mode="after")
     def _judged(self) -> RolloutSettings:
-        if self.gates is not None and not any(getattr(self.gates, name) for name in GatesSettings.model_fields):
+        if not any(getattr(self.gates, name) for name in GatesSettings.model_fields):
             raise ValueError("gates: name at least one gate, such as `errors: {max_increase: 0.005}`, or leave `gates` out")
         return self
 
@@ -212,7 +224,7 @@ class RolloutSettings(Group):
             hold=self.hold,
             deadline=self.deadline,
             bake=self.bake,
-            gates=DEFAULT_GATES if self.gates is None else _gates(self.gates),
+            gates=_gates(self.gates),
             alpha=self.alpha,
             on_fail=self.on_fail,
             promote=self.promote,

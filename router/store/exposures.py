@@ -16,11 +16,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from sqlalchemy import Connection
 
+from models.record import record
 from router.plan import Plan, parse_plan
 from router.store.store import Store
 
@@ -37,7 +38,7 @@ _FOR_BATCHES: Final = ("PRAGMA cache_size = -32768", "PRAGMA wal_autocheckpoint 
 _PRUNE_PIECE: Final = 20_000  # rows removed in one transaction
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ExposureRow:
     """One exchange for the log; see `router.store.schema`. `at` in seconds since the epoch, `latency_ms` in milliseconds."""
 
@@ -74,6 +75,10 @@ class FeedbackRow:
     unit_at: float
     label: str | None
     reward: float | None
+
+
+_EXPOSURE_FIELDS: Final = tuple(field.name for field in fields(ExposureRow))
+_FEEDBACK_FIELDS: Final = tuple(field.name for field in fields(FeedbackRow))
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,7 +359,8 @@ def _keep(connection: Connection, now: float) -> int:
 
 def _fields(record: ExposureRow | FeedbackRow) -> tuple[Any, ...]:
     """A record as a tuple; `dataclasses.astuple` would copy all of it deeply."""
-    return tuple(getattr(record, name) for name in record.__slots__)
+    names = _EXPOSURE_FIELDS if isinstance(record, ExposureRow) else _FEEDBACK_FIELDS
+    return tuple([getattr(record, name) for name in names])
 
 
 def _json(value: object) -> str:

@@ -98,6 +98,7 @@ BAD = [
         b"0\r\nx: " + b"a" * 17000 + b"\r\n\r\n",
     ),
     *(b"0\r\nx: a\rb\r\n\r\n", b"0\r\n\n\r\n", b"0\r\nTrailer: x\r\n\r\n", b"0\r\nConnection: close\r\n\r\n"),
+    *(b"0\r\nProxy-Connection: close\r\n\r\n", b"0\r\nx: y\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n"),
 ]
 
 

@@ -408,6 +408,13 @@ def test_body_of_an_answer(raw: bytes, method: bytes, length: int, reusable: boo
         answer(raw, b"HEAD")
 
 
+@pytest.mark.parametrize(("status", "method"), [(200, b"GET"), (304, b"GET"), (200, b"HEAD"), (204, b"GET")])
+def test_an_answer_with_both_framings_is_refused_even_where_it_has_no_body(status: int, method: bytes) -> None:
+    raw = b"HTTP/1.1 %d X\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n" % status
+    with pytest.raises(HttpError, match="both Content-Length and Transfer-Encoding"):
+        parse_response(raw, method)
+
+
 def test_remembered_heads_are_bounded() -> None:
     for i in range(2000):
         assert answer(b"HTTP/1.1 200 OK\r\nDate: %d\r\nContent-Length: %d\r\n\r\n" % (i, i)).length == i

@@ -146,6 +146,13 @@ def test_tables(process: ControlProcess, at: tuple[str, str]) -> None:
     for text in ("v4 against iris-v1", "0.9500", "0.8300 to 0.9900", "40 pairs compared, 2 sampled", "verdict: hold"):
         assert text in evidence
     assert "+0.10 to +0.40" in evidence
+    # The file names no gates: those that hold then are shown.
+    shown = " ".join(evidence.split())
+    assert (
+        "asked for by the default gates, at alpha 0.05: at least 500 pairs; green answers like blue on at least 98 %" in shown
+    )
+    asked = json.loads(bluegreen("evidence", "--json", *at).out)["verdict"]["asked"]
+    assert (asked["default"], asked["gates"]["errors"]) == (True, {"max_increase": 0.005})
     assert "candidate v4" in bluegreen("history", "--last", "1", *at).out
     bluegreen("split", "0", "--reason", "the [red] one [/]", *at)
     assert "the [red] one [/]" in bluegreen("history", "--last", "1", *at).out

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import deployment
+import pyarrow.parquet
 import pytest
 
 from router import cli
@@ -158,6 +159,8 @@ def test_with_the_old_model_at_hand_noise_and_latency_are_measured_too(serves: A
     found = backtest(recording(120), green.url, blue=blue.url)
     assert (found.evidence["noise"]["n"], found.evidence["noise"]["agreed"]) == (120, 120)
     assert found.evidence["latency"]["paired"]["n"] == 120
+    assert found.verdict["asked"]["default"] is True
+    assert found.evidence["agreement"]["floor"] == 0.98  # nothing was named, and that is what holds
     assert len(blue.seen) == len(green.seen) == 120
 
 
@@ -329,6 +332,45 @@ def test_exchanges_go_from_clients_into_a_file_and_to_a_candidate(router: Any, t
     assert status == 1
     assert "verdict: hold" in out
     assert err.startswith("bluegreen: the verdict is hold: ")
+
+
+def test_the_same_as_parquet(router: Any, tmp_path: Path) -> None:
+    file = tmp_path / "exchanges.parquet"
+    over = threading.Event()
+
+    def ask() -> None:
+        client = deployment.Client(router.port)
+        number = 0
+        while not over.wait(0.002):
+            number += 1
+            client.ask(f"q{number}", authorization="Bearer secret", x_user_id="ann")
+        client.close()
+
+    clients = threading.Thread(target=ask)
+    clients.start()
+    try:
+        status, out, err = bluegreen(
+            "record", str(file), "--count", "120", "--json", "--control", f"http://127.0.0.1:{router.control_port}"
+        )
+    finally:
+        over.set()
+        clients.join()
+    told = json.loads(out)
+    assert (status, err, told["exchanges"], told["bytes"]) == (0, "", 120, file.stat().st_size)
+    rows = pyarrow.parquet.read_table(file).to_pylist()
+    assert len(rows) == 120
+    for row in rows:
+        assert json.loads(row["response_body"])["asked"] == json.loads(row["request_body"])["id"]
+        assert {value for name, value in row["request_headers"] if name.lower() in ("authorization", "x-user-id")} == {
+            "[redacted]"
+        }
+    assert abs(rows[0]["started"].timestamp() - time.time()) < 60
+
+    status, out, _ = bluegreen("replay", str(file), "--to", router.servers.url("green"), "--json")
+    assert (status, json.loads(out)["statuses"]) == (0, {"200": 120})
+    status, out, _ = bluegreen("backtest", str(file), "--green", router.servers.url("green"), "--json")
+    found = json.loads(out)
+    assert (status, found["evidence"]["pairs"], found["evidence"]["agreement"]["rate"]) == (0, 120, 1.0)
 
 
 def test_recording_refuses_what_it_cannot_do_in_one_line(router: Any, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from control_process import ControlProcess, new_state
 from rollout_stage import Stage
 
 from router import cli
-from router.commands import rollout_view
+from router.commands import rollout_view, tables
+from router.commands.rollout import _ranges
 
 CONFIG = """
 blue: {name: v1, servers: [http://127.0.0.1:9001]}
@@ -77,6 +78,13 @@ def bluegreen(process: ControlProcess, *arguments: str) -> tuple[int, str, str]:
     return status, out.getvalue(), err.getvalue()
 
 
+def text_of(shown: Any) -> str:
+    """What rich prints, on one line."""
+    with redirect_stdout(StringIO()) as out:
+        tables.console().print(shown)
+    return " ".join(out.getvalue().split())
+
+
 # --- the API ------------------------------------------------------------------------------------------------------------------
 
 
@@ -122,6 +130,7 @@ def test_while_it_goes_on(api: httpx.Client, stage: Stage) -> None:
     judged = api.get("/v1/evidence").json()["verdict"]
     assert judged["verdict"] in ("promote", "hold")
     assert [gate["name"] for gate in judged["gates"]][:3] == ["pairs", "agreement", "errors"]
+    assert (judged["asked"]["gates"]["agreement"]["min"], judged["asked"]["default"]) == (0.9, False)
     number = document["number"]
     early = api.get(f"/v1/rollouts/{number}")
     assert early.status_code == 409
@@ -239,6 +248,78 @@ def test_how_long_it_would_take(api: httpx.Client, process: ControlProcess, stag
     assert api.get("/v1/plan").json() == before
     document = json.loads(bluegreen(process, "rollout", "plan", "--json")[1])
     assert [stage["green_percent"] for stage in document["stages"]] == [0.0, 50.0, 100.0]
+    assert "asked for, at alpha 0.05: at least 100 pairs; green answers like blue on at least 90 % of them" in out
+    document = api.post("/v1/rollout/forecast", json={"policy": {}}).json()
+    assert document["asked"]["default"] is True
+    assert "asked for by the default gates" in text_of(rollout_view.forecast(document))
+
+
+def test_the_record_of_a_rollout_as_a_page(
+    api: httpx.Client, process: ControlProcess, stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    post(api, "start")
+    until(state_is(api, "done"))
+    number = api.get("/v1/rollout").json()["number"]
+    record = api.get(f"/v1/rollouts/{number}").json()
+    status, out, err = bluegreen(process, "report", "--rollout", str(number))
+    assert (status, err) == (0, "")
+    assert out.startswith(f"rollout-{number}.html is written: open it in a browser. ")
+    assert "content matches its hash" in out
+    page = (tmp_path / f"rollout-{number}.html").read_text()
+    for words in (record["hash"], record["previous"], "Green has all traffic", "Next step: green 50 %", "all 4 gates pass"):
+        assert words in page
+    status, out, _ = bluegreen(process, "report", "--rollout", str(number), "mine.html", "--json")
+    told = json.loads(out)
+    assert (status, told["file"], told["rollout"], told["outcome"], told["hash"]) == (
+        0,
+        "mine.html",
+        number,
+        "done",
+        record["hash"],
+    )
+    assert (told["previous"], told["chain"]["whole"]) == (record["previous"], True)
+    assert (tmp_path / "mine.html").exists()
+
+
+def test_a_rollout_without_a_record_is_one_line_that_says_which_there_are(
+    api: httpx.Client, process: ControlProcess, stage: Stage, tmp_path: Path
+) -> None:
+    post(api, "start", policy=LONG)
+    running = api.get("/v1/rollout").json()["number"]
+    last = running - 1
+    status, out, err = bluegreen(process, "report", "--rollout", str(running), str(tmp_path / "r.html"))
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert f"rollout {running} has not ended yet" in err
+    post(api, "abort")
+    until(state_is(api, "aborted"))
+    status, out, err = bluegreen(process, "report", "--rollout", "4711", str(tmp_path / "r.html"))
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    there = "is one of 1" if running == 1 else "are records of 1 and 2" if running == 2 else f"are records of 1 to {last + 1}"
+    assert err == f"bluegreen: there is no record of a rollout 4711; there {there}\n"
+    assert list(tmp_path.iterdir()) == []
+    status, _, err = bluegreen(process, "report", "--rollout", "1", str(tmp_path / "no" / "r.html"))
+    assert (status, err.count("\n")) == (1, 1)
+    assert "cannot write" in err
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ([3], "3"),
+        ([1, 2], "1 and 2"),
+        ([1, 2, 3], "1 to 3"),
+        ([1, 3], "1 and 3"),
+        ([1, 2, 3, 5, 7, 8], "1 to 3, 5, 7 and 8"),
+    ],
+)
+def test_numbers_in_words(numbers: list[int], words: str) -> None:
+    assert _ranges(numbers) == words
+
+
+def test_a_report_of_nothing_in_particular_needs_a_file(process: ControlProcess) -> None:
+    status, out, _ = bluegreen(process, "report")
+    assert (status, out) == (2, "")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from router.rollout.policy_settings import parse_policy
 from router.rollout.verdict import FAIL, HOLD, PASS, PROMOTE, ROLLBACK, UNDECIDED, Live, Verdict
 from shadow.evidence import Evidence, EvidenceOptions
 from shadow.observation import Observation, Outcome
+from shadow.packing import pack_histogram
+from shadow.quantiles import Histogram
 from shadow.sequential import Bernoulli
 
 NOW = 1000.0
@@ -247,11 +249,28 @@ def test_users_who_keep_their_arm_are_not_counted_by_request() -> None:
 
 def test_users_who_keep_their_arm_can_take_green_back() -> None:
     policy = gate("errors", max_increase=0.01)
-    live = Live("split", StepErrors(0.1, 100, 60, 900, 0), 100, sticky=True)
-    shown = {"errors": {"n": 80, "difference": {"estimate": 0.2}, "log_e": 12.0}}
-    assert judge(counts(5000, experiment=shown), live, policy, NOW).verdict == ROLLBACK
-    small = {"errors": {"n": 80, "difference": {"estimate": 0.005}, "log_e": 12.0}}
-    assert judge(counts(5000, experiment=small), live, policy, NOW).verdict == PROMOTE
+
+    def judged(*by_chance: list[float], live: Live | None = None) -> Verdict:
+        live = live or Live("split", StepErrors(0.1, 100, 60, 900, 0), 100, sticky=True)
+        return judge(counts(5000, experiment={"errors": {"events": {"by_chance": by_chance}}}), live, policy, NOW)
+
+    bad = judged([0.1, 1000, 12, 3])
+    assert bad.verdict == ROLLBACK
+    assert bad.reasons == (
+        "12 of green's users and 3 of blue's have met a failure, in 1,000 requests up to each one's first: 11.67 points more "
+        "often at green; shown not to be at most 1 points more",
+    )
+    low = bad.gates[2].ci[0]
+    assert low is not None
+    assert 0.01 < low < 0.1167
+    # The same, gathered at two chances; and the same while all have come to green.
+    assert judged([0.1, 600, 8, 2], [0.2, 400, 6, 1]).verdict == ROLLBACK
+    assert judged([0.1, 1000, 12, 3], live=Live("full", None, 500, sticky=True)).verdict == ROLLBACK
+    # Worse, but as far as can be shown not by more than is put up with.
+    for few in ([0.1, 1000, 1, 3], [0.1, 20_000, 30, 120], [0.5, 10, 0, 0]):
+        verdict = judged(few)
+        assert verdict.verdict == PROMOTE
+        assert "which is all that users are asked for" in verdict.gates[2].detail
 
 
 def test_a_split_that_is_not_the_plans_blocks_promotion_and_says_so() -> None:
@@ -383,6 +402,31 @@ def test_a_snapshot_alone_serves_where_its_own_level_is_strict_enough() -> None:
     strict, loose = EvidenceOptions(alpha=0.001), EvidenceOptions(alpha=0.05)
     assert state_of(judged(observed(1500, options=strict), policy, with_state=False), "latency") == PASS
     assert state_of(judged(observed(1500, options=loose), policy, with_state=False), "latency") == UNDECIDED
+
+
+def test_users_who_make_most_of_the_requests_take_back_no_green_by_latency() -> None:
+    """Noise pairs ask both arms the same: what a user's requests have in common, both times have. Forty users, each with a
+    latency of his own, a few of them with most of the requests; the margin is none at all.
+    """
+    chance = random.Random(5)
+    policy = gate("latency", quantile=0.9, max_ratio=1.0)
+    wrong = 0
+    for _ in range(100):
+        level = [chance.lognormvariate(1, 1) for _ in range(40)]
+        users = chance.choices(range(40), weights=[chance.paretovariate(1.1) for _ in level], k=600)
+        blue, green = Histogram(), Histogram()
+        for number, user in enumerate(users, 1):
+            for arm in (blue, green):
+                arm.update(level[user] * chance.lognormvariate(0, 0.3))
+            if number % 150 == 0:
+                state = {"latency": {"total": {"blue": pack_histogram(blue), "green": pack_histogram(green)}}}
+                evidence = counts(number, latency={"paired": {"n": number}})
+                sticky = Live("split", StepErrors(0.2, 20, 0, 80, 0), 20, sticky=True)
+                found = judge(evidence, sticky, policy, NOW, state=state, detailed=False)
+                if state_of(found, "latency") == FAIL:
+                    wrong += 1
+                    break
+    assert wrong <= 5
 
 
 def test_drift_of_labels() -> None:

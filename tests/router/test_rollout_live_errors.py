@@ -8,7 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.rollout import live_errors
-from router.rollout.live_errors import StepErrors, log_e_not_worse, log_e_worse, lower, more_requests, upper
+from router.rollout.gates import judge
+from router.rollout.live_errors import (
+    StepErrors,
+    UnitErrors,
+    log_e_not_worse,
+    log_e_units_worse,
+    log_e_worse,
+    lower,
+    more_requests,
+    units_difference,
+    units_lower,
+    upper,
+)
+from router.rollout.policy_settings import parse_policy
+from router.rollout.verdict import ROLLBACK, Live
+from shadow.draws import BUCKETS, Drawn
+from shadow.experiment import Experiment
 from shadow.live import error_events_log_e
 
 SHARES = st.sampled_from([0.01, 0.05, 0.25, 0.5, 0.9])
@@ -120,3 +136,81 @@ def test_two_equal_arms_are_called_unequal_by_no_more_than_alpha() -> None:
                 wrong += 1
                 break
     assert wrong <= 16  # 5 % of 200 is 10; with 16 or more in 3.6 % of runs of a test that is just at its level
+
+
+# --- users who keep their arm -------------------------------------------------------------------------------------------------
+
+
+@given(SHARES, COUNTS, COUNTS, st.sampled_from([0.0, 0.005, 0.05]))
+def test_where_each_request_is_a_user_both_ways_are_one(share: float, green: int, blue: int, margin: float) -> None:
+    step = StepErrors(share, 1000, green, 1000, blue)
+    assert log_e_units_worse([UnitErrors(share, 2000, green, blue)], margin) == pytest.approx(log_e_worse(step, margin))
+    parts = [UnitErrors(share, 1500, green, 0), UnitErrors(share, 500, 0, blue)]
+    assert log_e_units_worse(parts, margin) == pytest.approx(log_e_worse(step, margin))
+
+
+def test_users_difference_and_its_bound() -> None:
+    units = [UnitErrors(0.1, 8000, 40, 90), UnitErrors(0.5, 2000, 30, 10)]
+    assert units_difference(units) == pytest.approx((40 / 0.1 - 90 / 0.9 + 30 / 0.5 - 10 / 0.5) / 10_000)
+    assert units_difference([]) is None
+    assert 0.0 < units_lower(units, 0.05) < 0.034
+    assert units_lower([], 0.05) == -0.2
+
+
+class Users:
+    """Users with a place in the split, requests by a power law (a few make most of them), and error rates of their own."""
+
+    def __init__(self, seed: int, count: int, requests: int) -> None:
+        self._chance = chance = random.Random(seed)
+        self._places = [chance.randrange(BUCKETS) for _ in range(count)]
+        self._prone = [chance.gammavariate(0.5, 2.0) for _ in range(count)]
+        busy = [chance.paretovariate(1.1) for _ in range(count)]
+        self._asking = chance.choices(range(count), weights=busy, k=requests)
+
+    def wrongly_taken_back(self, *, worse: float = 0.0, margin: float) -> tuple[bool, bool]:
+        """Whether green is taken back at any time in a ramp 5 -> 20 -> 50 % under a base rate that drifts from 1 to 10 %: by the
+        gates, and by counting requests. Green is worse by `worse` at every request.
+        """
+        policy = parse_policy({"shadow": {"min_pairs": 1}, "gates": {"errors": {"max_increase": margin}}})
+        experiment, shares, n = Experiment(), (0.05, 0.2, 0.5), len(self._asking)
+        taken_back = naively = False
+        counted = [0, 0, 0, 0]
+        for number, user in enumerate(self._asking):
+            revision = len(shares) * number // n
+            share = shares[revision]
+            if number * len(shares) % n < len(shares):
+                counted = [0, 0, 0, 0]
+            green = self._places[user] < share * BUCKETS
+            bad = self._chance.random() < self._prone[user] * (0.01 + 0.09 * number / n) + worse * green
+            counted[2 * (not green)] += 1
+            counted[2 * (not green) + 1] += bad
+            drawn = Drawn(f"{user:016x}", green, share, revision + 1)
+            experiment.expose(drawn, error=bad, latency_ms=0.0, at=float(number), keyed=True)
+            if number % 125 == 124:
+                events = {"by_chance": experiment.events_by_chance()}
+                evidence = {"as_of": 0.0, "pairs": 9, "experiment": {"errors": {"events": events}}}
+                live = Live("split", StepErrors(share, *counted), counted[0], sticky=True)
+                taken_back = taken_back or judge(evidence, live, policy, 0.0, detailed=False).verdict == ROLLBACK
+                naively = (
+                    naively
+                    or judge(evidence, Live("split", live.step, counted[0]), policy, 0.0, detailed=False).verdict == ROLLBACK
+                )
+        return taken_back, naively
+
+
+def test_forty_users_of_whom_a_few_make_most_requests_do_not_take_back_what_is_no_worse() -> None:
+    """Counting their requests would, in a fifth of all rollouts: the negative control."""
+    found = [Users(seed, 40, 1500).wrongly_taken_back(margin=0.005) for seed in range(100)]
+    wrong, naive = (sum(one[i] for one in found) for i in (0, 1))
+    assert wrong <= 5
+    assert naive >= 15
+
+
+def test_nor_do_they_when_green_is_worse_by_just_what_is_put_up_with() -> None:
+    found = [Users(seed, 300, 1500).wrongly_taken_back(worse=0.02, margin=0.02) for seed in range(100)]
+    assert sum(one[0] for one in found) <= 5
+
+
+def test_users_whose_green_is_worse_are_taken_back() -> None:
+    found = [Users(seed, 400, 2400).wrongly_taken_back(worse=0.25, margin=0.005) for seed in range(20)]
+    assert sum(one[0] for one in found) >= 18

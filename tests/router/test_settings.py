@@ -12,6 +12,7 @@ from router.api_token import read_token
 from router.errors import SettingsError
 from router.plan import ShadowShare, Split
 from router.settings import Settings, json_schema, load_settings, require_token, setting_keys
+from shadow.evidence_options import EvidenceOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 BLUE = "blue: {name: iris-v1, servers: [http://127.0.0.1:9001]}\n"
@@ -101,6 +102,17 @@ def test_plain_json_holds_every_key_in_seconds_and_bytes(tmp_path: Path) -> None
             value: Any = plain
             for part in key.split("."):
                 value = value[part]
+
+
+@pytest.mark.parametrize("text", ["", "rollout: {steps: [50, 100]}\n", "rollout:\n  gates:\n"])
+def test_gates_that_are_left_out_are_filled_in(tmp_path: Path, text: str) -> None:
+    """The shadow reads the floor that its evidence is held against from there."""
+    plain = load(tmp_path, BLUE + text).to_json()
+    gates = {name: gate for name, gate in plain["rollout"]["gates"].items() if gate is not None}
+    assert gates == {
+        "agreement": {"min": 0.98, "not_worse_than_noise": False, "margin": 0.01}, "errors": {"max_increase": 0.005},
+    }  # fmt: skip
+    assert EvidenceOptions.from_settings(plain).floor == 0.98
 
 
 def test_plain_json_can_be_read_as_a_file_again(tmp_path: Path) -> None:

@@ -245,3 +245,23 @@ def test_impossible_grids_are_refused():
         Betting(spacing="log")
     with pytest.raises(ValueError, match=r"lie in \[0, 1\]"):
         Betting(at=(1.5,))
+
+
+@given(st.lists(values, min_size=1, max_size=5))
+def test_batches_give_the_sums_of_one_value_at_a_time(batches):
+    in_batches, one_by_one = EmpiricalBernstein(), EmpiricalBernstein()
+    for batch in batches:
+        in_batches.extend(batch)
+        fed(one_by_one, batch)
+    found, expected = in_batches.to_dict(), one_by_one.to_dict()
+    assert found["n"] == expected["n"]
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan])
+def test_of_a_batch_none_is_added_when_one_is_out_of_bounds(value):
+    state = fed(EmpiricalBernstein(), [0.5])
+    before = state.to_dict()
+    with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
+        state.extend([0.5, value])
+    assert state.to_dict() == before

@@ -328,3 +328,26 @@ def test_everything_agrees_with_itself(body, path, reading, options):
         assert not found.fields
     else:
         assert found.outcome is Outcome.UNREADABLE
+
+
+_data = st.one_of(
+    st.tuples(st.sampled_from(["INT64", "BYTES"]), st.sampled_from([[1], [2], ["a"], ["b"], [1, 2]])),
+    st.tuples(
+        st.sampled_from(["FP64", "FP32"]),
+        st.sampled_from([[0.5], [0.25, 0.75], [0.75, 0.25], [0.5, 0.5], [3.5, 4.5], [1.0] * 9]),
+    ),
+)
+
+
+@given(st.lists(st.tuples(_data, _data), min_size=1, max_size=3), st.sampled_from([(), ("/outputs/0",), ("/outputs/1",)]))
+def test_single_items_are_compared_as_a_batch_of_one_would_be(outputs, ignore):
+    """The way that single items take beside the tally says the same as the tally."""
+    blue, green = (
+        v2(*((f"o{i}", kind, [1, len(data)], data) for i, (kind, data) in enumerate(output[side] for output in outputs)))
+        for side in (0, 1)
+    )
+    options = CompareOptions(ignore=ignore)
+    found = compare(blue, green, options)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(comparing, "_of_one_item", lambda *_: None)
+        assert compare(blue, green, options) == found

@@ -24,6 +24,10 @@ def number(value):
     return decoded(Prediction(Kind.NUMBERS, value))
 
 
+def told_of(answer: Decoded):
+    return summary(answer, decision_words(answer))
+
+
 @pytest.mark.parametrize(
     "same",
     [
@@ -127,9 +131,9 @@ def test_a_class_that_begins_like_a_number_mark_is_a_class():
 
 
 def test_the_summary_is_small_plain_json():
-    told = summary(decoded(Prediction(Kind.PROBABILITIES, (0.1, 0.9), classes=("no", "yes"))))
+    told = told_of(decoded(Prediction(Kind.PROBABILITIES, (0.1, 0.9), classes=("no", "yes"))))
     assert told == {"protocol": "json", "items": 1, "kind": "probabilities", "decision": "yes", "score": 0.9}
-    assert summary(decoded(Prediction(Kind.TEXT, "hello")))["characters"] == 5
-    assert summary(number(2.5))["decision"] == "2.5"
-    assert len(json.dumps(summary(labels(*range(1000))), allow_nan=False)) < 400
-    assert summary(decoded())["items"] == 0
+    assert told_of(decoded(Prediction(Kind.TEXT, "hello")))["characters"] == 5
+    assert told_of(number(2.5))["decision"] == "2.5"
+    assert len(json.dumps(told_of(labels(*range(1000))), allow_nan=False)) < 400
+    assert told_of(decoded())["items"] == 0

@@ -42,6 +42,27 @@ def test_each_question_knows_only_its_own_past():
     assert draws.chance(drawn("a", 1500, 0.20), Question.REQUEST) is None
 
 
+@given(st.integers(0, BUCKETS - 1), st.lists(st.tuples(SHARES, st.booleans()), max_size=8))
+def test_what_is_open_is_what_is_drawn_then_and_looking_changes_nothing(bucket, looks):
+    draws = Draws()
+    for share, asks in looks:
+        one = drawn("a", bucket, share)
+        before = draws.to_dict()
+        found = draws.open_chance(one, Question.ERROR)
+        assert draws.to_dict() == before
+        if asks:
+            assert draws.chance(one, Question.ERROR) == found
+            assert draws.open_chance(one, Question.ERROR) is None
+
+
+def test_nothing_is_open_to_units_for_whom_there_is_no_room():
+    draws = Draws(limit=1)
+    draws.chance(drawn("a", 700, 0.5), Question.ERROR)
+    assert draws.open_chance(drawn("b", 700, 0.5), Question.ERROR) is None
+    assert draws.open_chance(Drawn(None, True, 0.5, 1), Question.ERROR) == 0.5
+    assert draws.refused == 0
+
+
 def test_a_request_by_itself_is_drawn_every_time():
     draws = Draws()
     assert [draws.chance(Drawn(None, True, 0.1, 1), Question.ERROR) for _ in range(3)] == [0.1] * 3

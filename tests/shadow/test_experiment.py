@@ -36,7 +36,8 @@ def test_requests_of_a_user_are_one_unit_and_one_observation():
     assert told["exposures"] == {"blue": 5, "green": 5}
     assert told["sample_ratio"]["n"] == 2
     assert told["errors"]["n"] == 2
-    assert told["errors"]["events"] == {"n": 1, "blue": 1, "green": 0}
+    # Ann's five requests and bob's first, with which he had failed: after that he tells nothing new.
+    assert told["errors"]["events"] == {"n": 1, "blue": 1, "green": 0, "requests": 6, "by_chance": [[0.5, 6, 0, 1]]}
     assert told["latency"]["n"] == 1
 
 
@@ -46,7 +47,19 @@ def test_without_a_key_every_request_is_a_unit():
         exposed(experiment, drawn(None, n % 2 == 0), error=n < 4)
     told = experiment.sections()["experiment"]
     assert told["units"] == told["exposures"] == {"blue": 5, "green": 5}
-    assert told["errors"]["events"] == {"n": 4, "blue": 2, "green": 2}
+    assert told["errors"]["events"] == {"n": 4, "blue": 2, "green": 2, "requests": 10, "by_chance": [[0.5, 10, 2, 2]]}
+
+
+def test_first_failures_are_counted_at_the_chance_that_was_left():
+    """Who failed as blue's at 5 % is drawn again at 20 %; who had not failed is drawn for the first time."""
+    experiment = Experiment()
+    exposed(experiment, drawn("ann", False, 0.05, 1), error=True, keyed=True)
+    exposed(experiment, drawn("bob", False, 0.05, 1), keyed=True)
+    for one in ("ann", "bob"):
+        exposed(experiment, drawn(one, True, 0.2, 2), error=True, keyed=True)
+        exposed(experiment, drawn(one, True, 0.2, 2), error=True, keyed=True)
+    events = experiment.sections()["experiment"]["errors"]["events"]
+    assert events["by_chance"] == [[0.05, 2, 0, 1], [pytest.approx(0.15 / 0.95), 1, 1, 0], [0.2, 1, 1, 0]]
 
 
 def test_who_was_not_drawn_and_who_tries_again_count_for_nothing():

@@ -127,7 +127,7 @@ class _Noting(list[bytes]):
     ("options", "body", "reason", "kept"),
     [
         ({"max_in_flight": 2, "waiting": 3}, b"{}", "too many in flight", 5),
-        ({"max_in_flight": 64, "waiting": 64, "queue_bytes": 3000}, b"x" * 996, "too many bytes in flight", 3),
+        ({"max_in_flight": 64, "waiting": 64, "queue_bytes": 3600}, b"x" * 996, "too many bytes in flight", 3),
     ],
 )
 def test_over_a_bound_exchanges_are_let_go_and_counted(options: dict[str, int], body: bytes, reason: str, kept: int) -> None:
@@ -215,6 +215,90 @@ def test_a_new_release_lets_go_of_what_waits() -> None:
             assert gone == {"release over": 4}
             green.gate.set()
             await until(lambda: mirror.busy == 0)
+            assert mirror._bytes == 0
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    ("options", "body"),
+    [
+        ({"max_in_flight": 2, "waiting": 3}, b"{}"),
+        ({"queue_bytes": 3600}, b"x" * 996),
+        ({"max_in_flight": 1, "waiting": 0}, b"{}"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("release", "flags", "green_is_there"), [(1, 0, True), (2, 0, True), (1, frame.REQUEST_CUT, True), (1, 0, False)]
+)
+def test_what_is_refused_unread_is_what_would_not_be_taken(
+    options: dict[str, int], body: bytes, release: int, flags: int, green_is_there: bool
+) -> None:
+    """At every fill of the mirror: `refuses` says yes only where `take` lets go, for the same reason, and counts it."""
+
+    async def play() -> None:
+        async with stage(**options) as (mirror, blue, green, _observed, gone):
+            green.gate.clear()
+            bounds = MirrorOptions(**options)  # type: ignore[arg-type]
+            for _ in range(8):
+                if not green_is_there:
+                    mirror.configure(1, Arm("v1", (blue.url,)), None, bounds)
+                sent = framed(body, release=release, flags=flags)
+                busy, before = mirror.busy, Counter(gone)
+                refused = mirror.refuses(release, flags, frame.size(sent))
+                told = Counter(gone) - before
+                assert mirror.busy == busy, "nothing is taken by asking"
+                before = Counter(gone)
+                mirror.take(sent)
+                if refused:
+                    assert told == Counter(gone) - before
+                    assert mirror.busy == busy
+                else:
+                    assert not told, "what is not refused is not counted yet"
+                if release == 1 and not flags and green_is_there:
+                    assert refused == (mirror.busy == busy)
+            green.gate.set()
+            await until(lambda: mirror.busy == 0)
+            assert mirror._bytes == 0
+
+    asyncio.run(play())
+
+
+def test_under_ten_times_what_it_can_take_every_frame_ends_as_exactly_one_thing() -> None:
+    """Through bursts, full queues, a release that ends and an arm that goes away: compared or let go, once."""
+
+    async def play() -> None:
+        async with stage(max_in_flight=4, waiting=8, queue_bytes=60_000, max_per_second=2000.0) as (
+            mirror,
+            blue,
+            green,
+            observed,
+            _gone,
+        ):
+            bounds = MirrorOptions(max_in_flight=4, waiting=8, queue_bytes=60_000, noise_percent=50.0)
+            offered: Counter[int] = Counter()
+            left: Counter[int] = Counter()
+            mirror._let_go = lambda release, _reason: left.update([release])
+            for release in (1, 2, 3):
+                for burst in range(30):
+                    arms = Arm("v1", (blue.url,)), (None if burst == 20 else Arm("v2", (green.url,)))
+                    mirror.configure(release, *arms, bounds)
+                    for number in range(120):
+                        flags = frame.REQUEST_CUT if number % 50 == 7 else 0
+                        body = b"x" * (20_000 if number % 40 == 3 else 2)
+                        late = release - 1 if number % 60 == 9 and release > 1 else release
+                        sent = framed(body, colour=number % 2, release=late, flags=flags)
+                        offered[late] += 1
+                        if not mirror.refuses(late, flags, frame.size(sent)):
+                            mirror.take(sent)
+                        assert mirror._bytes <= 60_000 + 21_000
+                        assert len(mirror._pairs) <= 4
+                        assert len(mirror._waiting) <= 8
+                    await asyncio.sleep(0.002)
+            await until(lambda: mirror.busy == 0)
+            ended = left + Counter(observation.release for observation in observed)
+            assert ended == offered
+            assert 0 < len(observed) < sum(offered.values()) / 3
             assert mirror._bytes == 0
 
     asyncio.run(play())

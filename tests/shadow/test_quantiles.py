@@ -282,3 +282,25 @@ def test_a_shifted_distribution_is_told_from_an_equal_one():
     assert distribution_distance(same, blue, 0.05).high < 0.1
     assert distribution_distance(moved, blue, 0.05).low > 0.05
     assert distribution_distance(Histogram(), blue, 0.05) == Interval(0.0, 1.0)
+
+
+@given(
+    st.lists(st.one_of(st.floats(-1e9, 1e9), st.sampled_from([0.0, -0.0, 1.0, 2.0**-20, 2.0**20, 5e-324, 1e300])), max_size=60)
+)
+def test_many_values_at_once_are_counted_as_one_by_one(values):
+    for signed in (True, False):
+        values = values if signed else [abs(value) for value in values]
+        at_once, one_by_one = Histogram(signed=signed), filled(values, signed=signed)
+        at_once.extend(values[:7])
+        at_once.extend(values[7:])
+        assert at_once.to_dict() == one_by_one.to_dict()
+        assert (at_once.n, at_once.least, at_once.most) == (one_by_one.n, one_by_one.least, one_by_one.most)
+        assert at_once.counts == one_by_one.counts
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0])
+def test_of_many_values_none_is_counted_when_one_cannot_be(value):
+    histogram = filled([1.0])
+    with pytest.raises(ValueError, match="not finite, or negative"):
+        histogram.extend([2.0, value, 3.0])
+    assert histogram.to_dict() == filled([1.0]).to_dict()

@@ -184,3 +184,22 @@ def test_ids_are_told_once_for_each_record(wire, evidence_of):
     kept(evidence)
     with pytest.raises(ValueError, match="zip"):
         evidence.kept([1, 2, 3])
+
+
+def test_answers_with_one_head_are_each_redacted(wire, evidence_of):
+    """The fields of an answer are written once for all answers that share them, under each evidence's own rules."""
+    shared = {"content-type": "application/json", "x-trace": "s3cret", "set-cookie": "s3cret"}
+    observations = []
+    for value in range(40):  # more heads than are remembered, each of them twice
+        own = {**shared, "x-number": str(value)}
+        one = wire.labels(value)
+        answers = [type(one)(200, own, one.body, 1.0, 2.0) for _ in range(2)]
+        observations.append(wire.see(*answers))
+    for rules, seen in (((), "s3cret"), (("header:x-trace",), REDACTED)):
+        records = kept(evidence_of(*observations, record=RecordOptions(redact=rules)))
+        assert len(records) == 40
+        for number, record in enumerate(records):
+            for side in ("blue", "green"):
+                headers = record["content"][side]["headers"]
+                assert headers["x-number"] == str(number)
+                assert (headers["x-trace"], headers["set-cookie"]) == (seen, REDACTED)

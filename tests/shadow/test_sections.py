@@ -3,6 +3,7 @@ import math
 
 import pytest
 
+from shadow.intervals import difference_intervals, rate_intervals
 from shadow.noise import NoiseComparison
 from shadow.sections import against_noise, finite
 
@@ -20,7 +21,10 @@ def test_the_section_says_what_the_comparison_with_noise_says(worse_every):
     for number in range(300):
         green = worse_every is not None and number % worse_every == 0
         noise.update(green, number % 50 == 0, 0.8 if green else 1.0, 1.0)
-    found, expected = against_noise(noise, 0.05), noise.snapshot(0.05)
+    green, pairs, expected = noise.green, noise.pairs, noise.snapshot(0.05)
+    around_green = rate_intervals([(green.successes, green.failures)], 0.05)[0]
+    around_difference = difference_intervals([(pairs.worse, pairs.better, pairs.same)], 0.05)[0]
+    found = against_noise(noise, 0.05, around_green, around_difference)
     assert (found["n"], found["worse"], found["better"]) == (expected.n, expected.worse_pairs, expected.better_pairs)
     assert found["green_rate"] == expected.green_agreement
     assert found["difference"]["estimate"] == expected.excess
