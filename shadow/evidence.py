@@ -130,18 +130,21 @@ class Evidence:
         guilty = blame(blue, green)
         rows = self.slices.rows(observation)
         again = None
-        if observation.again is not None and observation.live == "blue":
+        mirrored, twin = observation.mirrored_green, green
+        if observation.again is not None:
             again = read(observation, observation.again, decode)
-            self.latency.update_objective(observation.again, observation.green, again.served, green.served)
+            if mirrored is not None:
+                twin = green if mirrored is observation.green else read(observation, mirrored, decode)
+                self.latency.update_objective(observation.again, mirrored, again.served, twin.served)
         self.errors.update(guilty is Blame.GREEN, guilty is Blame.BLUE)
         if guilty is not Blame.NOBODY:
             self._failed(observation, guilty, blue, green, rows)
             return
-        if again is not None and again.served and observation.again is not None:
-            self.latency.update_pair(observation.again, observation.green)
-            tokens = _tokens(again.answer), _tokens(green.answer)
-            if tokens != (None, None) or observation.green.gaps_ms:
-                self.latency.update_stream(observation.again, observation.green, *tokens)
+        if again is not None and again.served and observation.again is not None and mirrored is not None and twin.served:
+            self.latency.update_pair(observation.again, mirrored)
+            tokens = _tokens(again.answer), _tokens(twin.answer)
+            if tokens != (None, None) or mirrored.gaps_ms:
+                self.latency.update_stream(observation.again, mirrored, *tokens)
         self.latency.update_live(observation.live, observation.blue, observation.green)
         self._compare(observation, blue, green, again, rows)
 

@@ -1,8 +1,9 @@
 """The mirror: frames in, observations out, and a count of everything that was let go on the way.
 
-Every frame of the present release becomes a pair: its request goes to the arm that did not answer the client, and for a share
-of those that blue answered to blue again, one after the other in random order, so that neither side is always the one that
-finds the caches warm. Requests carry `x-bluegreen-shadow: 1`.
+Every frame of the present release becomes a pair: its request goes to the arm that did not answer the client. For a share of
+them, the noise pairs, it also goes to blue once more, and to green once more when the client's answer was green's: then one
+answer of either arm was had in the same way, and their latencies can be compared. The twins of a pair go one after the other in
+random order, so that neither side is always the one that finds the caches warm. Requests carry `x-bluegreen-shadow: 1`.
 
 Everything is bounded: pairs in flight, pairs waiting, requests per second to green, bytes of an answer, time. What is over a
 bound is let go and counted by its reason; a mirror that waited instead would slow down nothing but its own evidence.
@@ -69,7 +70,7 @@ class _Pair:
     size: int  # of the frame, in bytes
     head: RequestHead
     live: Outcome
-    todo: list[str]  # which twins are still to be sent, in order: "green", "blue"
+    todo: list[str]  # which twins are still to be sent, in order: of "blue", "again" (blue once more) and "green"
     twins: dict[str, Outcome] = field(default_factory=dict)
     twin: Twin | None = None
 
@@ -198,12 +199,12 @@ class Mirror:
         body = unframed(frame.response_body, answered.length)
         cut = frame.flags & RESPONSE_CUT != 0
         live = Outcome(answered.status, answered_fields(answered), body, frame.first_byte_ms, frame.total_ms, (), None, cut)
-        if frame.colour == 1:
-            todo = ["blue"]
-        elif random.random() * 100 < self._options.noise_percent:
-            todo = ["green", "blue"] if random.random() < 0.5 else ["blue", "green"]
+        by_green = frame.colour == 1
+        if random.random() * 100 < self._options.noise_percent:
+            todo = ["blue", "again", "green"] if by_green else ["again", "green"]
+            random.shuffle(todo)
         else:
-            todo = ["green"]
+            todo = ["blue" if by_green else "green"]
         return _Pair(frame, length, head, live, todo)
 
     def _start(self, frame: Frame, length: int) -> None:
@@ -219,8 +220,8 @@ class Mirror:
         self._send(number, pair)
 
     def _send(self, number: int, pair: _Pair) -> None:
-        colour = pair.todo.pop(0)
-        side = self._sides.get(colour)
+        twin = pair.todo.pop(0)
+        side = self._sides.get("green" if twin == "green" else "blue")
         if side is None:
             # The candidate was taken away between two twins of one pair.
             del self._pairs[number]
@@ -236,7 +237,7 @@ class Mirror:
             data = side.rewrite.head(pair.head, own) + body
 
         def finished(outcome: Outcome) -> None:
-            pair.twins[colour] = outcome
+            pair.twins[twin] = outcome
             self._sent(number, pair)
 
         options = self._options
@@ -276,6 +277,7 @@ def _observation(pair: _Pair) -> Observation:
         "green" if by_green else "blue",
         pair.twins["blue"] if by_green else pair.live,
         pair.live if by_green else pair.twins["green"],
-        None if by_green else pair.twins.get("blue"),
+        pair.twins.get("again"),
         frame.flags & FELL_BACK != 0,
+        pair.twins.get("green") if by_green else None,
     )

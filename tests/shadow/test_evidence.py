@@ -1,6 +1,7 @@
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,7 @@ OBSERVATIONS = st.builds(
     green=OUTCOMES,
     again=st.none() | OUTCOMES,
     fell_back=st.booleans(),
+    green_again=st.none() | OUTCOMES,
 )
 EVERYTHING = EvidenceOptions(slices=("header:x-country", "json:/segment"), objective_ms=50.0, warm_up=2, floor=0.9)
 
@@ -349,6 +351,23 @@ def test_many_labels_share_the_last_place(wire, evidence_of):
     assert confusion["labels"][-1] == "(other)"
     assert confusion["counts"][-1][-1] == 150
     assert confusion["n"] == 200
+
+
+def test_noise_pairs_of_what_green_answered_live_say_how_fast_it_is_and_what_noise_is(wire):
+    evidence = Evidence(1, EvidenceOptions(objective_ms=15.0))
+    for number in range(50):
+        one = wire.see(wire.labels(1), wire.labels(1), wire.labels(2 if number % 5 == 0 else 1))
+        # The client's own answer took 500 ms, in another process and under other circumstances: it is not what is compared.
+        green = replace(one.green, total_ms=500.0)
+        again, mirrored = replace(one.again, total_ms=10.0), replace(one.green, total_ms=20.0 + number % 3)
+        evidence.observe(replace(one, live="green", green=green, again=again, green_again=mirrored))
+    found = evidence.snapshot(0.0)
+    assert evidence.internal_failures == 0, evidence.internal_last
+    assert found["against_noise"]["n"] == 50
+    assert found["latency"]["objective"]["n"] == 50
+    paired = found["latency"]["paired"]
+    assert paired["n"] == 50
+    assert (paired["blue"]["p50"], paired["difference_ms"]["p50"]["ci"]) == (10.0, [10.0, 12.0])
 
 
 # --- settings ---

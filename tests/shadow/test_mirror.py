@@ -113,6 +113,28 @@ def test_noise_pairs_ask_blue_again_in_either_order() -> None:
     asyncio.run(play())
 
 
+def test_noise_pairs_of_what_green_answered_ask_both_and_blue_twice() -> None:
+    async def play() -> None:
+        async with stage(noise_percent=100.0, max_in_flight=1) as (mirror, blue, green, observed, _gone):
+            order: list[bytes] = []
+            for server in (blue, green):
+                server.seen = _Noting(order, server.name)
+            for _ in range(40):
+                mirror.take(framed(colour=1))
+                await until(lambda: mirror.busy == 0)
+            assert len(observed) == 40
+            for one in observed:
+                assert one.live == "green"
+                assert one.green.body == b"live"
+                assert (one.blue.body, one.again and one.again.body) == (b"blue", b"blue")
+                assert one.mirrored_green is one.green_again
+                assert one.green_again is not None
+                assert one.green_again.body == b"green"
+            assert {order[n : n + 3].index(b"green") for n in range(0, 120, 3)} == {0, 1, 2}
+
+    asyncio.run(play())
+
+
 class _Noting(list[bytes]):
     def __init__(self, order: list[bytes], name: bytes) -> None:
         super().__init__()
