@@ -33,7 +33,6 @@ from router.errors import PlanError, RouterError, SettingsError, StartError
 from router.page import PlanPage
 from router.process import die_with_parent
 from router.quantities import is_loopback
-from router.rollout.asked import asked
 from router.rollout.runner import Rollouts
 from router.state import StateDir
 from router.store.exposures import ExposureLog
@@ -96,7 +95,7 @@ def _run(state: StateDir, listener: socket.socket) -> int:
         tap=state.tap,
         token=token,
         loopback=is_loopback(host),
-        judge=lambda evidence: {**rollouts.judge(evidence), "asked": asked(rollouts.controller.policy_in_force)},
+        judge=rollouts.judge,
         rollout=rollouts.brief,
         more=[
             feedback_routes(ExposureLog(store), names),

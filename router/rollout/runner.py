@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from router.control.plans import Control
 from router.counters import release_counts
 from router.errors import RouterError
+from router.rollout.asked import asked
 from router.rollout.burst import BurstWatch
 from router.rollout.controller import RolloutController
 from router.rollout.document import brief, rollout_document
@@ -96,10 +97,10 @@ class Rollouts:
         return brief(self.document())
 
     def judge(self, evidence: Mapping[str, Any]) -> dict[str, Any]:
-        """The verdict of an evidence document, by the policy in force. Raises Unavailable."""
-        controller = self.controller
-        found = self._examiner.judge_document(evidence, controller.policy_in_force, controller.rollout, self._now())
-        return {"verdict": found["verdict"], "reasons": found["reasons"], "gates": found["gates"]}
+        """The verdict of an evidence document, by the policy in force, and what that policy asks for. Raises Unavailable."""
+        policy = self.controller.policy_in_force
+        found = self._examiner.judge_document(evidence, policy, self.controller.rollout, self._now())
+        return {"verdict": found["verdict"], "reasons": found["reasons"], "gates": found["gates"], "asked": asked(policy)}
 
     def outlook(self, policy: Policy) -> Outlook:
         """What a forecast of the present release starts from. Raises Unavailable."""
