@@ -24,6 +24,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from models.pool import Tls
 from router.counters import PID as PID_WORD
@@ -39,6 +40,9 @@ _log = logging.getLogger("supervisor")
 
 BACKLOG = 4096
 STEADY_SECONDS = 5.0  # a process that lived this long is restarted at once
+# glibc gives the top of its heap back to the kernel as soon as 128 KiB of it are free, and with bodies that come and go it does
+# so hundreds of times a second, each page to be zeroed when it is had again (mallopt(3)). What the operator has set holds.
+_MEMORY: Final = {"MALLOC_TRIM_THRESHOLD_": str(16 << 20), "MALLOC_MMAP_THRESHOLD_": str(4 << 20)}
 MAX_BACK_OFF_SECONDS = 5.0
 START_SECONDS = 30.0
 END_SECONDS = 5.0  # for the shadow and control, after the workers have drained
@@ -179,6 +183,7 @@ class Supervisor:
             [sys.executable, "-P", "-m", child.module, *arguments],
             pass_fds=[s.fileno() for s in child.sockets],
             stdin=subprocess.DEVNULL,
+            env={**_MEMORY, **os.environ},
         )
         child.started = time.monotonic()
 
