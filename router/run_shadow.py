@@ -66,7 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     die_with_parent(arguments.parent)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s shadow %(message)s", stream=sys.stderr)
-    _give_way()
+    # Comparing may lag; answering clients may not. The kernel gives way to the workers when both want the processor.
+    os.nice(5)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(Shadow(StateDir(Path(arguments.state))).run())
@@ -74,18 +75,6 @@ def main(argv: list[str] | None = None) -> int:
         _log.error("%s", error)
         return 1
     return 0
-
-
-def _give_way() -> None:
-    """Comparing may lag; answering clients may not. The shadow runs on processor time that nobody else wants (sched(7)).
-
-    A lower priority alone is not enough: a worker that wakes would wait until the shadow's turn of some milliseconds is over,
-    and that is what a client's p99 is made of. On processors that are never idle the shadow falls behind, drops and counts.
-    """
-    try:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    except OSError:  # forbidden by a sandbox
-        os.nice(10)
 
 
 class Shadow:

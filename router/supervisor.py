@@ -40,9 +40,13 @@ _log = logging.getLogger("supervisor")
 
 BACKLOG = 4096
 STEADY_SECONDS = 5.0  # a process that lived this long is restarted at once
-# glibc gives the top of its heap back to the kernel as soon as 128 KiB of it are free, and with bodies that come and go it does
-# so hundreds of times a second, each page to be zeroed when it is had again (mallopt(3)). What the operator has set holds.
-_MEMORY: Final = {"MALLOC_TRIM_THRESHOLD_": str(16 << 20), "MALLOC_MMAP_THRESHOLD_": str(4 << 20)}
+# How glibc shall keep freed memory (mallopt(3)); what the operator has set holds. A worker's bodies come and go in pieces, and
+# without this the top of its heap is given back to the kernel, and had again with each page zeroed, hundreds of times a second.
+# The shadow holds whole bodies for very different times: each large one in a mapping of its own leaves no hole when it goes.
+_MEMORY: Final = {
+    "router.run_worker": {"MALLOC_TRIM_THRESHOLD_": str(16 << 20), "MALLOC_MMAP_THRESHOLD_": str(4 << 20)},
+    "router.run_shadow": {"MALLOC_MMAP_THRESHOLD_": str(64 << 10), "MALLOC_ARENA_MAX": "2"},
+}
 MAX_BACK_OFF_SECONDS = 5.0
 START_SECONDS = 30.0
 END_SECONDS = 5.0  # for the shadow and control, after the workers have drained
@@ -183,7 +187,7 @@ class Supervisor:
             [sys.executable, "-P", "-m", child.module, *arguments],
             pass_fds=[s.fileno() for s in child.sockets],
             stdin=subprocess.DEVNULL,
-            env={**_MEMORY, **os.environ},
+            env={**_MEMORY.get(child.module, {}), **os.environ},
         )
         child.started = time.monotonic()
 

@@ -86,6 +86,8 @@ def read_response(wire: Wire, options: Options = DEFAULT_OPTIONS) -> Decoded | U
     try:
         return decode_response(wire, options)
     except Unreadable as refusal:
+        # What is returned is kept; the frames it came through hold the body, and it, until a collector looks for such circles.
+        refusal.__traceback__ = refusal.__context__ = refusal.__cause__ = None
         return refusal
 
 

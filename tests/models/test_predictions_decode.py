@@ -1,7 +1,9 @@
 """The way in: what is refused and why, and that nothing but Unreadable escapes, whatever the bytes."""
 
+import gc
 import gzip
 import json
+import sys
 import zlib
 
 import brotli
@@ -34,6 +36,23 @@ def test_an_answer_that_is_no_success(status):
 @pytest.mark.parametrize("status", [200, 201, 202])
 def test_success(status):
     assert read_response(wire(status=status)).items[0].value == 1
+
+
+@pytest.mark.parametrize(
+    "body", [b"\x00" * 100_000, b'{"predictions": ' + b"[" * 50_000, b'{"error": "' + b"x" * 50_000 + b'"}']
+)
+def test_a_refusal_holds_no_body(body):
+    """It is kept; the frames that an exception comes through would keep the body with it until the garbage collector came."""
+    gc.collect()
+    gc.disable()
+    try:
+        exchange = wire(body)
+        before = sys.getrefcount(body)
+        kept = [read_response(exchange) for _ in range(5)]
+        assert all(isinstance(answer, Unreadable) for answer in kept)
+        assert sys.getrefcount(body) == before
+    finally:
+        gc.enable()
 
 
 def test_empty_bodies():
