@@ -40,10 +40,10 @@ class Observation:
     """One exchange with its twin.
 
     `live` says which colour the client's own answer came from (`blue` or `green`): that side's Outcome was measured by a
-    worker, the other side's by the mirror. `again` is blue's second answer, for a noise pair, and `green_again` then green's when
-    its first was the client's: `again` and green's answer that is not the client's were sent by the same loop in the same way,
-    so those two latencies are comparable. `revision` is the plan's, `started` seconds since the epoch. `fell_back`: the client's
-    own request had been sent to green first, which failed.
+    worker, the other side's by the mirror. `again` is blue's second answer, for a noise pair, and `green_again` then green's
+    when its first was the client's: `again` and green's answer that is not the client's were sent by the same loop in the same
+    way, so those two latencies are comparable. `revision` is the plan's, `started` seconds since the epoch. `fell_back`: the
+    client's own request had been sent to green first, which failed.
     """
 
     release: int
