@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -418,9 +420,11 @@ def test_a_reader_who_leaves_is_no_error(process: ControlProcess) -> None:
 
 def test_ctrl_c_while_watching_ends_quietly(process: ControlProcess) -> None:
     command = [sys.executable, "-P", "-m", "router.cli", "--control", process.url, "status", "--watch"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # As in a terminal, also when the tests run where Ctrl-C is ignored (in the background of a shell, say).
+    sane = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=sane)  # noqa: PLW1509
     time.sleep(1.5)
-    child.send_signal(2)
+    child.send_signal(signal.SIGINT)
     _, errors = child.communicate(timeout=30)
     assert child.returncode in (0, 130)
     assert b"Traceback" not in errors
