@@ -1,5 +1,5 @@
 # demo, test, check and bench each do all the set-up they need on a Linux machine with Python 3.11 or later.
-# bench also compiles the data plane, where there is a C compiler.
+# bench also compiles the data plane, where there is a C compiler; nginx, haproxy and wrk it can install only as root with apt-get.
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 \
 	&& $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
@@ -26,7 +26,7 @@ check: $(VENV)/.installed-test
 bench: $(COMPILED)/.installed
 	$(COMPILED)/bin/python -m benchmarks.bench $(ARGS)
 
-# A wheel for this machine's Python, its data plane compiled (in dist/). Needs a C compiler and Python's headers.
+# A wheel for this machine's Python (in dist/), its data plane compiled where there is a C compiler with Python's headers.
 wheel: $(VENV)/bin/python
 	$(call built)
 

@@ -214,7 +214,7 @@ def caddy(wanted: Wanted) -> str:
 
 
 def router(wanted: Wanted, control: int, state: Path, *, workers: int, shadow_percent: int) -> str:
-    """Bluegreen itself with everything on: key split, request ids, counters, timeouts, limits, fallback armed."""
+    """Bluegreen itself with key split, request ids, counters, timeouts, limits, fallback armed; no prediction log."""
     return json.dumps(
         {
             "listen": f"127.0.0.1:{wanted.port}",
@@ -225,7 +225,7 @@ def router(wanted: Wanted, control: int, state: Path, *, workers: int, shadow_pe
             "green": {"name": "bench-v2", "servers": [f"http://127.0.0.1:{wanted.green}"]},
             "split": {"green_percent": wanted.green_percent, "key": "header:x-user-id", "salt": "bench"},
             "shadow": {"percent": shadow_percent},
-            # No peer keeps a prediction log for late feedback; what it costs is told in docs/experiments.md.
+            # No peer keeps a prediction log for late feedback; what it costs a worker is told in docs/performance.md.
             "predictions": {"percent": 0},
             "fallback": {"on": ["connect", "timeout", "5xx"]},
             "timeouts": {"connect": "1s", "first_byte": "30s", "idle": "60s"},

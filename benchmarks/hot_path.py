@@ -4,7 +4,7 @@
 
 Run with the interpreter whose installation is to be measured: that of .venv has the sources, that of .venv-compiled (made by
 `make bench`) the compiled data plane. The request is the one of the bench, its user and sequence different each time; green
-has a tenth of the users, and each exchange is handed over for the prediction log, as it is in the bench. The kernel and uvloop,
+has a tenth of the users, and each exchange is handed over for the prediction log, which the bench leaves off. The kernel and uvloop,
 which cost more than all of this, are left out; so is what the cold caches of a process that alternates with them add.
 """
 

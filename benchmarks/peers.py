@@ -276,7 +276,7 @@ def router_version() -> str:
 
 
 def start_router(wanted: Wanted, cores: Cores, *, workers: int = 1, shadow_percent: int = 0, spread: bool = False) -> Running:
-    """Start `bluegreen serve` with everything on, all of it on the proxy core unless `spread`; wait until every worker answers.
+    """Start `bluegreen serve`, all of it on the proxy core unless `spread`; wait until every worker answers.
 
     Raises BenchError.
     """

@@ -25,7 +25,8 @@ what it finds goes to `benchmarks/.work/report/`.
   `taskset`. Load generator and upstreams share the other core. Everything talks over 127.0.0.1, HTTP/1.1, kept-alive on both
   sides, without an access log.
 - Every proxy makes the **same 90/10 split** between the same two upstreams: by key where it can, see the table of proxies.
-- **bluegreen has everything on**: split by key, counters, request ids, timeouts, limits, fallback armed.
+- **bluegreen has on what its users have**: split by key, counters, request ids, timeouts, limits, fallback armed. Its prediction
+  log for late feedback, which no peer has, is off (what it costs a worker: [performance.md](../docs/performance.md)).
 - Each measurement starts its proxy anew, warms it up, measures, and ends it. Rounds are **interleaved**, in another order each
   time. Values are medians over the rounds with the lowest and highest beside them. Ratios and differences are taken round by
   round, and their median is what is held against a target.
@@ -144,7 +145,7 @@ def _row(row: Row) -> list[str]:
             cells.append(_against(series, row.get(NGINX)))
         cells += [number(series.details[name]) if name in series.details else "" for name in names]
         lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, "", "```", *row.commands, "```"]
+    return [*lines, "", "```", *row.commands, "```"] if row.commands else lines
 
 
 def _against(series: Series, nginx: Series) -> str:

@@ -9,7 +9,7 @@ a second (switch, split, shadow), servers are killed and started again, and work
 Held against it: every answer carries what its request asked; no request is lost but those of a killed worker's own connections, and
 those whose answer had begun when the server that was sending it was killed; after a switch to blue nobody sees green; when it is
 quiet, nothing is in flight; pairs and dropped ones add up to what was sampled; memory and descriptors of the first worker (which is
-never killed), the shadow and control are at the end what they were after warming up.
+never killed), the shadow, control and the supervisor are at the end what they were after warming up.
 
 Exit status 1 when one of these fails. Nothing is written but a working folder that is removed after a good run; `--write` puts the
 report into docs/soak.md.
@@ -52,7 +52,6 @@ async def soak(seconds: float, warm_up: float, scale: float, directory: Path) ->
     troubles = Troubles(port, control, servers, min(15.0, seconds / 6), min(30.0, seconds / 4))
     load = Load(port, troubles, scale)
     outcome = Outcome(seconds, warm_up)
-    began = monotonic()
     try:
         for server in servers:
             await server.start()
@@ -63,7 +62,6 @@ async def soak(seconds: float, warm_up: float, scale: float, directory: Path) ->
                 await asyncio.sleep(part)
                 await troubles.stop()
                 await load.stop()
-                outcome.loaded_s = monotonic() - began
                 await _quiet(control, outcome)
                 outcome.held.append(await _held(router, control))
             _, outcome.status = await call(control, "GET", "/v1/status")

@@ -10,6 +10,8 @@ from models.http1 import OTHER_LINES, RequestHead, cut_lines, match_plain, parse
 # The same from the beginning of some later line on, without a Host: see Familiar.
 _PLAIN_REST: Final = re.compile(rb"(?:" + OTHER_LINES + plain_lines(1) + rb")*\r\n")
 _match_rest: Final = _PLAIN_REST.match
+# A connection that is idle keeps what it remembers: three times this at most.
+_REMEMBERED_BYTES: Final = 2048
 
 
 class Familiar:
@@ -35,37 +37,39 @@ class Familiar:
     def parse(self, data: bytes, limit: int, max_fields: int) -> RequestHead | None:
         """As `parse_request`."""
         start = self._start
-        if start and data.startswith(start):
-            match = _match_rest(data, len(start))
-            if match is not None:
-                size = match.end()
-                if size <= limit and (size < 4 * max_fields or data.count(b"\r\n", 0, size) <= max_fields + 2):
-                    length, connection, own, request_id = match.groups()
-                    if connection is None or not self._connection:
-                        head = RequestHead()
-                        head.raw = data[:size]
-                        head.size = size
-                        head.method = self._method
-                        head.target = self._target
-                        head.host = self._host
-                        if length is not None:
-                            head.length = int(length)
-                        if connection is None and own is None:
-                            if self._connection:
-                                head.hop = True
-                                head.passed = self._passed + data[len(start) : size - 2]
-                            else:
-                                head.passed = data[: size - 2]
-                        else:
-                            head.hop = True
-                            head.passed = self._passed + cut_lines(data, match, len(start), 2)
-                            if request_id is not None:
-                                head.request_id = request_id
-                        return head
-        head_ = parse_request(data, limit, max_fields)
-        if self._tries and head_ is not None and head_.passed:
-            self._learn(head_)
-        return head_
+        match = _match_rest(data, len(start)) if start and data.startswith(start) else None
+        if match is None:
+            return self._read(data, limit, max_fields)
+        size = match.end()
+        length, connection, own, request_id = match.groups()
+        if (
+            size > limit
+            or (size >= 4 * max_fields and data.count(b"\r\n", 0, size) > max_fields + 2)
+            or (connection is not None and self._connection)  # two of them
+        ):
+            return self._read(data, limit, max_fields)
+        head = RequestHead()
+        head.raw = data[:size]
+        head.size = size
+        head.method = self._method
+        head.target = self._target
+        head.host = self._host
+        if length is not None:
+            head.length = int(length)
+        if connection is None and own is None and not self._connection:
+            head.passed = data[: size - 2]
+        else:
+            head.hop = True
+            head.passed = self._passed + cut_lines(data, match, len(start), 2)
+            if request_id is not None:
+                head.request_id = request_id
+        return head
+
+    def _read(self, data: bytes, limit: int, max_fields: int) -> RequestHead | None:
+        head = parse_request(data, limit, max_fields)
+        if self._tries and head is not None and head.passed and head.size <= _REMEMBERED_BYTES:
+            self._learn(head)
+        return head
 
     def _learn(self, head: RequestHead) -> None:
         self._tries -= 1
@@ -84,10 +88,10 @@ class Familiar:
         if not 0 <= match.end(3) < end:
             return
         begin, stop = match.span(5)
-        self._connection = 0 <= begin < end
-        self._passed = raw[:begin] + raw[stop:end] if self._connection else raw[:end]
-        self._method, self._target, self._host = match.group(1, 2, 3)
         self._start = raw[:end]
+        self._connection = 0 <= begin < end
+        self._passed = raw[:begin] + raw[stop:end] if self._connection else self._start
+        self._method, self._target, self._host = match.group(1, 2, 3)
 
 
 def _alike(one: bytes, other: bytes) -> int:

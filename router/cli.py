@@ -14,7 +14,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,11 +37,11 @@ app.add_typer(rollout.app, name="rollout")
 
 def _version(asked: bool) -> None:
     if asked:
+        from router.version import own_version
+
         source = str(importlib.import_module("models.http1").__file__)
         how = "interpreted" if source.endswith(".py") else "compiled"
-        print(
-            f"bluegreen {metadata.version('bluegreen')}, data plane {how}, {sys.implementation.name} {sys.version.split()[0]}"
-        )
+        print(f"bluegreen {own_version()}, data plane {how}, {sys.implementation.name} {sys.version.split()[0]}")
         raise typer.Exit
 
 

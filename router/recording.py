@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from models.framing import FramingError, unframed
-from models.http1 import HttpError, parse_request
+from models.http1 import HttpError
 from models.http1_response import parse_response
 from models.predictions import json_document, json_pointer
 from models.predictions.prediction import Unreadable
+from shadow.fields import MAX_FIELDS, MAX_HEAD, request_head
 from shadow.frame import FELL_BACK, REQUEST_CUT, RESPONSE_CUT, Frame
 
 VERSION: Final = 1
@@ -29,7 +30,6 @@ REDACTED: Final = "[redacted]"
 _CREDENTIALS: Final = frozenset(
     "authorization proxy-authorization cookie set-cookie api-key x-api-key x-auth-token x-goog-api-key".split()
 )
-_MAX_HEAD: Final = 1 << 20
 # They frame the message or belong to the connection that it came by; a replay has its own.
 _HOP: Final = frozenset(
     "connection content-length expect keep-alive proxy-connection te trailer transfer-encoding upgrade x-request-id".split()
@@ -93,9 +93,9 @@ class Recorder:
         if frame.flags & REQUEST_CUT:
             raise RecordingError("the request's body was longer than what is kept")
         try:
-            head = parse_request(frame.request_head, _MAX_HEAD, 10_000)
-            answered = parse_response(frame.response_head, head.method if head else b"", _MAX_HEAD, 10_000)
-            if head is None or answered is None:
+            head = request_head(frame.request_head)
+            answered = parse_response(frame.response_head, head.method, MAX_HEAD, MAX_FIELDS)
+            if answered is None:
                 raise RecordingError("half a head")
             bodies = unframed(frame.request_body, head.length), unframed(frame.response_body, answered.length)
         except (HttpError, FramingError):
@@ -192,8 +192,8 @@ def checked(found: Recorded) -> Recorded:
         raise RecordingError("has a time that is no number")
     try:
         frame = found.to_frame()
-        head = parse_request(frame.request_head, _MAX_HEAD, 10_000)
-        if head is None or parse_response(frame.response_head, head.method, _MAX_HEAD, 10_000) is None:
+        head = request_head(frame.request_head)
+        if parse_response(frame.response_head, head.method, MAX_HEAD, MAX_FIELDS) is None:
             raise RecordingError("has a head that ends in its middle")
     except RecordingError:
         raise

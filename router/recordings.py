@@ -8,6 +8,7 @@ older one are removed when the next begins.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -184,7 +185,8 @@ class Spool:
         self._progress = Progress(wanted.id)
         path = self._folder / f"{wanted.id}.jsonl"
         if path.exists():  # it was begun by a shadow that is no more; what it wrote counts
-            self._end("the shadow was started again")
+            self._progress = _progress_of(path)
+            self._end(self._progress.ended or "the shadow was started again")
             return
         try:
             self._file = path.open("xb")
@@ -202,7 +204,12 @@ class Spool:
         except OSError as error:
             _log.error("the recording ends: %s", error)
             self._progress.ended = f"cannot be written: {error.strerror}"
+            if self._file is not None:
+                with contextlib.suppress(OSError):
+                    self._file.close()
             self._file = None
+            with contextlib.suppress(OSError):  # a few bytes may find a place where many did not
+                _write(self._folder / f"{self._progress.id}.json", asdict(self._progress))
 
     def _end(self, why: str) -> None:
         self._progress.ended = why
@@ -210,6 +217,15 @@ class Spool:
         if self._file is not None:
             self._file.close()
         self._file = None
+
+
+def _progress_of(path: Path) -> Progress:
+    """What a recording's file holds: as its writer last said, else as it can be counted."""
+    try:
+        return Progress(**json.loads(path.with_suffix(".json").read_bytes()))
+    except (OSError, ValueError, TypeError):
+        content = path.read_bytes()
+        return Progress(path.stem, content.count(b"\n"), len(content))
 
 
 def _wanted(folder: Path) -> Wanted | None:

@@ -48,7 +48,6 @@ _MEMORY: Final = {
     "router.run_shadow": {"MALLOC_MMAP_THRESHOLD_": str(64 << 10), "MALLOC_ARENA_MAX": "2"},
 }
 MAX_BACK_OFF_SECONDS = 5.0
-START_SECONDS = 30.0
 END_SECONDS = 5.0  # for the shadow and control, after the workers have drained
 
 

@@ -14,6 +14,7 @@ right. What is assumed: which units come, and which of them get feedback, does n
 from __future__ import annotations
 
 import base64
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ _PLACE: Final = (1 << _PLACE_BITS) - 1
 _FIELD_BITS: Final = 2 * _PLACE_BITS
 _FIELD: Final = (1 << _FIELD_BITS) - 1
 _NUMBER_BYTES: Final = 8
+_HASHED: Final = re.compile("[0-9a-f]{16}").fullmatch  # a unit's name that is a hash already
 _ROW_BYTES: Final = 32
 
 
@@ -59,7 +61,7 @@ class Drawn:
 
 
 class Draws:
-    """What is known of each unit. At most `limit` units, 0.2 kB each; later ones are counted in `refused` and left out."""
+    """What is known of each unit. At most `limit` units, 0.2 kB each; a question about a later one is counted in `refused`."""
 
     __slots__ = ("_known", "contradictions", "limit", "refused")
 
@@ -154,9 +156,6 @@ class Draws:
 def _number(drawn: Drawn) -> int:
     """64 bits for a unit under a scheme: those that its name is, or a hash of the name."""
     unit = drawn.unit or ""
-    if len(unit) == 2 * _NUMBER_BYTES:
-        try:
-            return int(unit, 16) ^ drawn.scheme << 48
-        except ValueError:
-            pass
+    if _HASHED(unit):  # not whatever `int` takes for sixteen digits: a sign or a blank may stand in a client's own key
+        return int(unit, 16) ^ drawn.scheme << 48
     return int.from_bytes(blake2b(unit.encode("utf-8", "backslashreplace"), digest_size=8).digest(), "big") ^ drawn.scheme << 48

@@ -96,8 +96,6 @@ class Steps:
         step = self._steps.get(revision)
         if step is None:
             step = self._steps[revision] = Step(share, at, at)
-            if len(self._steps) > MAX_STEPS:
-                self._drop(min(self._steps))
         step.first, step.last = min(step.first, at), max(step.last, at)
         arm = step.arms[green]
         arm.requests += 1
@@ -105,6 +103,8 @@ class Steps:
         arm.errors += error
         if not error and latency_ms > 0:
             arm.bins[math.floor(math.log(latency_ms) / _LOG_BIN)] += 1
+        if len(self._steps) > MAX_STEPS:  # last, since it may be this one: a late exchange of an old revision
+            self._drop(min(self._steps))
 
     def label(self, revision: int, green: bool, right: bool) -> None:
         """A labelled answer. Of a step that is gone it is let go."""

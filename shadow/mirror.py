@@ -101,10 +101,10 @@ class Mirror:
     def configure(self, release: int, blue: Arm, green: Arm | None, options: MirrorOptions) -> None:
         """Obey a plan. Pairs of an older release that still wait are let go; those in flight may finish and are observed."""
         self._options = options
-        if release != self._release:
+        if release != self._release or green is None:
             for frame, length in self._waiting:
                 self._bytes -= length
-                self._let_go(frame.release, "release over")
+                self._let_go(frame.release, "no green" if release == self._release else "release over")
             self._waiting.clear()
             self._release = release
         arms = {"blue": blue, **({"green": green} if green is not None else {})}
@@ -139,8 +139,8 @@ class Mirror:
     def refuses(self, release: int, flags: int, length: int) -> bool:
         """Let go of an exchange of which only this is known, if there is no place for it. True when it is gone.
 
-        `length` is what `frame.size` would say. Says what `take` would; under more load than can be mirrored nearly every
-        exchange ends here, so it must cost little.
+        `length` is what `frame.size` would say. Says what `take` would, but for the limit per second, which it leaves unasked.
+        Under more load than can be mirrored nearly every exchange ends here, so it must cost little.
         """
         options = self._options
         if release != self._release or flags & REQUEST_CUT or "green" not in self._sides:
@@ -246,19 +246,16 @@ class Mirror:
         pair.twin.send()
 
     def _sent(self, number: int, pair: _Pair) -> None:
+        if number not in self._pairs:
+            return  # closed in the meantime, and counted there
         if pair.todo:
             self._send(number, pair)
             return
-        if self._pairs.pop(number, None) is None:
-            return  # closed in the meantime, and counted there
+        del self._pairs[number]
         self._bytes -= pair.size
         self._observed(_observation(pair))
         while self._waiting and len(self._pairs) < self._options.max_in_flight:
             self._start(*self._waiting.popleft())
-
-
-def _size(frame: Frame) -> int:
-    return len(frame.request_body) + len(frame.response_body)
 
 
 def _observation(pair: _Pair) -> Observation:

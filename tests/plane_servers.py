@@ -239,13 +239,6 @@ class Upstream:
         return self.seen[index]
 
     @property
-    def open_connections(self) -> int:
-        """How many connections stand now."""
-        with self._lock:
-            self._connections = [one for one in self._connections if one.open]
-            return len(self._connections)
-
-    @property
     def working(self) -> int:
         """How many connections have a request on them now."""
         with self._lock:

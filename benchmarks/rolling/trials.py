@@ -40,7 +40,6 @@ class Watch:
 
     def __init__(self, lane: Lane, number: int) -> None:
         self.enough: Enough | None = None
-        self.looks = 0
         self._lane = lane
         self._number = number
         self._seen: tuple[int, float | None] | None = None
@@ -67,7 +66,6 @@ class Watch:
         said = judge(
             self._evidence, live, rollout.policy, at, attempt=rollout.attempt, state=self._state, detailed=False
         )  # fmt: skip
-        self.looks += 1
         if said.verdict == ROLLBACK:
             self.enough = Enough(at, tuple(gate.name for gate in said.gates if gate.state == FAIL))
 

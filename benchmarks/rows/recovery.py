@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from benchmarks.configs import Wanted
-from benchmarks.load import wrk_command
+from benchmarks.load import shown, wrk_command
 from benchmarks.peers import ControlCalls, Running, start_router, tell_apart
 from benchmarks.processes import WORK, BenchError, get
 from benchmarks.result import Collected, Row, bound_check
@@ -51,6 +51,7 @@ def recovery(setting: Setting) -> Row:
         "pinned here, but the load shares their two cores.",
         "s, until all is back",
         collected.series(),
+        commands=(shown(wrk_command("PORT", setting.cores, PATIENCE_S, connections=CONNECTIONS)),),
     )
     slowest = max(sample for series in row.series for sample in series.samples)
     return row.checked(bound_check("the slowest of all, s", slowest, "s", 2, None))

@@ -50,7 +50,6 @@ class Outcome:
     seconds: float
     warm_up: float
     seed: int = 0
-    loaded_s: float = 0.0
     held: list[dict[str, Held]] = field(default_factory=list)
     in_flight: int = 0
     unaccounted: int = 0
@@ -91,7 +90,8 @@ def render(outcome: Outcome) -> str:
     failures = outcome.failures()
     lines = [
         f"{outcome.seconds / 60:.1f} minutes of load (seed {outcome.seed}) on {platform.system()} {platform.release()}, Python "
-        f"{platform.python_version()}: **{'everything held' if not failures else f'{len(failures)} failures'}**.",
+        f"{platform.python_version()}: **{'everything held' if not failures else f'{len(failures)} failed'}**.",
+        *(f"- {failure}" for failure in failures),
         "",
         "| requests | |",
         "|---|---|",

@@ -98,7 +98,7 @@ class ModelServer:
 
 @dataclass
 class Troubles:
-    """Everything that is done to the router while clients ask. `busy` is cleared to have no trouble for a while."""
+    """Everything that is done to the router while clients ask. `stop` leaves it in peace until the next `start`."""
 
     port: int
     control: int

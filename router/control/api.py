@@ -7,7 +7,6 @@ FastAPI runs in threads, because what they do is wait: for workers, for SQLite.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from router.control.plans import Control
 from router.control.probes import probe_routes
 from router.control.problems import add_problem_handlers
 from router.control.status import status_routes
+from router.version import own_version
 
 
 def no_rollout() -> dict[str, Any]:
@@ -47,7 +47,7 @@ def build_app(
     `judge` makes the verdict of an evidence document; `more` are routes of other topics, `body_limits` bytes for those of
     them that take bodies over 1 MiB.
     """
-    app = FastAPI(title="bluegreen control API", version=_version(), redoc_url=None, redirect_slashes=False)
+    app = FastAPI(title="bluegreen control API", version=own_version(), redoc_url=None, redirect_slashes=False)
     add_problem_handlers(app)
     app.add_middleware(Guard, token=token, loopback=loopback, body_limits=body_limits)
     for routes in (
@@ -62,10 +62,3 @@ def build_app(
     ):
         app.include_router(routes)
     return app
-
-
-def _version() -> str:
-    try:
-        return version("bluegreen")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return "0"

@@ -39,8 +39,9 @@ class Handover:
         if len(data) > room:
             self._cut = frame.RESPONSE_CUT
             data = data[:room]
-        self._room = room - len(data)
-        self._pieces.append(data)
+        if data:  # a stream without end adds nothing to a list that is full
+            self._room = room - len(data)
+            self._pieces.append(data)
 
     def offer(self, exchange: Exchange, kept: list[bytes] | None, now: float) -> None:
         """One frame to the tap. `kept` is the request's body; one too long to keep makes a mirrored exchange count as lost."""

@@ -18,7 +18,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from router.control.plans import Control
@@ -34,6 +33,7 @@ from router.rollout.rollout import CONTROLLER, Move, Rollout
 from router.rollout.states import FINAL, Event, State, allowed, due, refusal
 from router.rollout.verdict import Verdict
 from router.store.rollouts import RolloutStore, Superseded
+from router.version import own_version
 
 SETTLE_SECONDS: Final = 0.5  # what was in flight when a step began belongs to the one before
 
@@ -446,8 +446,4 @@ class RolloutController:
 
 
 def _versions() -> dict[str, str]:
-    try:
-        own = version("bluegreen")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        own = "0"
-    return {"bluegreen": own, "python": platform.python_version()}
+    return {"bluegreen": own_version(), "python": platform.python_version()}

@@ -1,7 +1,7 @@
 """Puts before the gates what they judge: the newest evidence, the live counts of the present step, whether the shadow runs.
 
-A snapshot is read again only when there is a new one, and the intervals that people want to see, which cost most of a look,
-are computed about once a second; what is decided is decided at every look, on counts alone.
+A snapshot is read again only when there is a new one, the operator's own gate is asked once about each, and the intervals that
+people want to see, which cost most of a look, are computed about once a second; what is decided is decided at every look.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Examiner:
         self._rollouts = rollouts
         self._shadow_running = shadow_running
         self._own = own
+        self._own_said: tuple[object, object | RuntimeError] | None = None  # about which snapshot, and what or why not
         self._read_at: tuple[int, float | None] | None = None  # release and time of the snapshot that was read
         self._evidence: dict[str, Any] = {}
         self._state: dict[str, Any] | None = None
@@ -99,9 +100,22 @@ class Examiner:
             now,
             attempt=attempt,
             state=self._state,
-            own=self._own,
+            own=self._ask_own if self._own is not None else None,
             detailed=detailed,
         )
+
+    def _ask_own(self, evidence: Mapping[str, Any]) -> object:
+        """The operator's gate, asked once about each snapshot. One that has not answered in time is asked again."""
+        assert self._own is not None
+        if self._own_said is None or self._own_said[0] != self._read_at:
+            try:
+                self._own_said = (self._read_at, self._own(evidence))
+            except RuntimeError as error:
+                self._own_said = (self._read_at, error)
+        said = self._own_said[1]
+        if isinstance(said, RuntimeError):
+            raise said
+        return said
 
     def _read(self, release: int, policy: Policy) -> None:
         seen = (release, self._rollouts.evidence_updated(release))

@@ -213,7 +213,7 @@ def _first(more: Sequence[int], log_e: Sequence[float], bar: float) -> float:
 
 
 def _shares(chance: random.Random, counts: Sequence[int]) -> tuple[float, float, float]:
-    """Shares of (worse, better, same) from their posterior; half a pair each beforehand, and a whole one that is the same."""
+    """Shares of (worse, better, same) from their posterior; one pair beforehand, nine tenths of it the same."""
     drawn = [chance.gammavariate(count + prior, 1.0) for count, prior in zip(counts, (0.05, 0.05, 0.9), strict=True)]
     total = sum(drawn)
     return drawn[0] / total, drawn[1] / total, drawn[2] / total

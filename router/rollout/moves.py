@@ -2,7 +2,7 @@
 
 That name stands in the plan itself (`change.action`) and is like no other change's, so a controller that finds a plan can tell
 which of its moves made it: after `kill -9` between the write of the plan and that of the store, the plan is what says how far
-the rollout came (`arrived`).
+the rollout came (the controller's `_finish_intent`).
 """
 
 from __future__ import annotations

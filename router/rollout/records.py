@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from router.rollout.rollout import Move, Rollout
+from shadow.sections import finite
 
 NO_HASH: Final = "0" * 64
 FORMAT: Final = "bluegreen-rollout-1"
@@ -55,7 +55,7 @@ def compose(
         "versions": dict(versions),
         "moves": [move.to_dict() for move in moves],
     }
-    return {key: _finite(value) for key, value in document.items()}
+    return {key: finite(value) for key, value in document.items()}
 
 
 def trimmed(evidence: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,17 +67,6 @@ def trimmed(evidence: Mapping[str, Any]) -> dict[str, Any]:
         return value
 
     return {key: without(part) for key, part in evidence.items() if key not in ("state", *_LEFT_OUT)}
-
-
-def _finite(value: Any) -> Any:
-    """Without NaN and infinities, which JSON has not: those become null, and no rollout is kept from ending by one."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return value
 
 
 def broken_link(records: Iterable[Mapping[str, Any]]) -> str | None:

@@ -124,8 +124,23 @@ def test_a_shadow_that_was_started_again_does_not_write_over_what_there_is(state
     again = Spool(state, ())
     again.sweep(103.0)
     assert not again.recording
-    assert recordings.progress(state, wanted.id).ended == "the shadow was started again"
+    found = recordings.progress(state, wanted.id)
+    assert (found.ended, found.exchanges) == ("the shadow was started again", 1)
+    assert found.bytes == len(recordings.piece(state, wanted.id, 0))
     assert ids(state, wanted.id) == ["r1"]
+
+
+def test_a_recording_that_cannot_be_written_says_so(state: StateDir) -> None:
+    spool = Spool(state, ())
+    wanted = recordings.begin(state, 10, 60.0, 100.0)
+    spool.sweep(101.0)
+    assert spool._file is not None
+    spool._file.close()
+    spool._file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115  the spool closes it
+    spool.take(frame(1))
+    spool.sweep(102.0)
+    assert not spool.recording
+    assert "No space left" in recordings.progress(state, wanted.id).ended
 
 
 def test_the_end_of_the_shadow_ends_it(state: StateDir) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,23 @@ def test_there_is_no_evidence_of_another_release_nor_of_none(store: Store) -> No
     assert examiner.evidence(2) is None
     examiner.idle()
     assert (examiner.newest, examiner.evidence(1)) == (None, None)
+
+
+def test_the_operator_s_gate_is_asked_once_about_each_snapshot(store: Store) -> None:
+    policy = parse_policy({"shadow": {"min_pairs": 100}, "gates": {"agreement": {"min": 0.9}, "python": "mine:gate"}})
+    asked_about: list[int] = []
+
+    def gate(evidence: Mapping[str, Any]) -> object:
+        asked_about.append(evidence["pairs"])
+        return {"state": "pass"} if len(asked_about) == 1 else {"state": "fail"}
+
+    examiner = Examiner(store, RolloutStore(store), lambda: True, gate)
+    one = replace(rollout(), policy=policy)
+    saw(store, 1000, 0, 10.0)
+    first = examiner.verdict(one, PLAN, Counts(), 10.0)
+    for look in range(10):
+        assert examiner.verdict(one, PLAN, Counts(), 10.0 + look / 20, detailed=True).verdict == first.verdict
+    assert asked_about == [1000]
+    saw(store, 1100, 0, 11.0)
+    examiner.verdict(one, PLAN, Counts(), 11.0)
+    assert asked_about == [1000, 1100]

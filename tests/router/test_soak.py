@@ -184,7 +184,10 @@ def test_report_goes_between_the_markers(tmp_path: Path) -> None:
         report.write("new", manual)
 
 
-def test_load_counts_what_it_asks() -> None:
-    load = Load(0, Troubles(0, 0, [], 1.0, 1.0))
-    assert not load.asked
-    assert not load.wrong
+def test_load_counts_what_is_right_and_names_what_is_wrong(troubles: Troubles) -> None:
+    load, asked = Load(0, troubles), question(troubles, 50, answer=1000)
+    load._check("slow", asked, answer_to(asked, troubles))
+    assert (load.answered["slow"], load.arms["green"], load.wrong) == (1, 1, [])
+    load._check("slow", asked, answer_to(asked, troubles, **{"x-soak-id": "other"}))
+    assert load.answered["slow"] == 1
+    assert [asked.identity in line for line in load.wrong] == [True]

@@ -146,3 +146,14 @@ def test_a_state_goes_on_exactly(told):
         draws.chance(drawn(unit, bucket, share, number), question)
     again = Draws.from_dict(draws.to_dict())
     assert (again._known, again.refused, again.contradictions) == (draws._known, draws.refused, draws.contradictions)
+
+
+@pytest.mark.parametrize(
+    "unit", ["-00000000000000a", "+00000000000000a", "0x0000000000000a", "1_0_0_0_0_0_0_0_", " 00000000000000a"]
+)
+def test_a_key_of_sixteen_characters_is_no_number_because_int_would_take_it(unit):
+    draws = Draws()
+    for name in (unit, "000000000000000a"):
+        assert draws.new_in_revision(drawn(name, 5, 0.5, 7))
+    assert len(draws) == 2
+    assert len(Draws.from_dict(draws.to_dict())) == 2

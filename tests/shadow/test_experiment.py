@@ -9,6 +9,7 @@ import pytest
 
 from shadow.draws import BUCKETS, Drawn
 from shadow.experiment import SAMPLE_RATIO_ALPHA, Experiment
+from shadow.experiment_steps import MAX_STEPS, Steps
 from shadow.experiment_words import words
 from shadow.sequential import log_threshold
 
@@ -325,3 +326,11 @@ def test_what_is_there_is_found():
     assert told["experiment"]["errors"]["n"] > len(place)
     assert not told["experiment"]["sample_ratio"]["mismatch"]
     assert any("fails more often" in sentence for sentence in words(told, ALPHA))
+
+
+def test_a_late_exchange_of_a_step_that_is_gone_still_counts():
+    steps = Steps()
+    for revision in range(2, MAX_STEPS + 2):
+        steps.expose(revision, 0.5, True, error=False, latency_ms=1.0, at=1.0, new_unit=True)
+    steps.expose(1, 0.5, True, error=False, latency_ms=1.0, at=1.0, new_unit=True)
+    assert sum(steps.totals("requests").values()) == MAX_STEPS + 1
