@@ -24,6 +24,7 @@ class Wanted:
     green_percent: int = 10
     mirror: bool = False
     empty_mirror: bool = False  # nginx only: mirror to a path of green that answers 204
+    prediction_log: bool = False  # the router only: log mirrored exchanges for late feedback
 
 
 def _nginx_begins(directory: Path, user: str | None) -> str:
@@ -226,7 +227,7 @@ def router(wanted: Wanted, control: int, state: Path, *, workers: int, shadow_pe
             "split": {"green_percent": wanted.green_percent, "key": "header:x-user-id", "salt": "bench"},
             "shadow": {"percent": shadow_percent},
             # No peer keeps a prediction log for late feedback; what it costs a worker is told in docs/performance.md.
-            "predictions": {"percent": 0},
+            "predictions": {"percent": 0, **({} if wanted.prediction_log else {"rows": 0})},
             "fallback": {"on": ["connect", "timeout", "5xx"]},
             "timeouts": {"connect": "1s", "first_byte": "30s", "idle": "60s"},
             "limits": {"body": "64MiB", "head": "32KiB", "connections": 10000},

@@ -121,9 +121,9 @@ def idle_command(port: int | str, cores: Cores, connections: int) -> list[str]:
 
 
 def frames_command(tap: Path | str, cores: Cores, release: int, revision: int, rate: float, seconds: float) -> list[str]:
-    """The command of the sender of frames to a shadow's tap."""
+    """The command of the sender of frames to a shadow's tap, which gives way to clients and servers on the load core."""
     arguments = [f"--tap={tap}", f"--release={release}", f"--revision={revision}", f"--rate={rate:g}", f"--seconds={seconds:g}"]
-    return pinned([cores.load], python(CLIENTS / "frames.py", *arguments))
+    return pinned([cores.load], ["nice", "-n", "19", *python(CLIENTS / "frames.py", *arguments)])
 
 
 def client(command: list[str], seconds: float) -> dict[str, Any]:

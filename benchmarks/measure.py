@@ -27,6 +27,19 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return ticks / _TICKS_PER_S
 
 
+def waited_seconds(pids: Iterable[int]) -> float:
+    """How long these processes' main threads have been ready to run while another had the core, so far: field 2 of schedstat
+    (the kernel's Documentation/scheduler/sched-stats); 0 where the kernel does not keep it.
+    """
+    nanoseconds = 0
+    for pid in pids:
+        try:
+            nanoseconds += int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
+        except (OSError, IndexError):
+            continue
+    return nanoseconds / 1e9
+
+
 def resident_bytes(pids: Iterable[int]) -> int:
     """Resident memory (VmRSS) of these processes together."""
     return sum(_status_kib(pid, "VmRSS:") for pid in pids) * 1024

@@ -48,16 +48,29 @@ class Upstreams:
 @contextmanager
 def serving(cores: Cores) -> Iterator[Upstreams]:
     """Run the model servers for as long as the context lasts. Raises BenchError."""
-    directory = fresh_directory("upstreams")
+    slow = free_port()
+    odd = pinned([cores.load], python(ROOT / "upstream_slow.py", "--port", str(slow), "--hang", "5"))
+    with (
+        fast_servers("upstreams", cores) as (blue, green),
+        start("upstream-slow", odd, directory=fresh_directory("slow")) as other,
+    ):
+        wait_until_answers(other, slow, PROBE)
+        yield Upstreams(blue, green, slow)
+
+
+@contextmanager
+def fast_servers(name: str, cores: Cores, nice: int = 0) -> Iterator[tuple[int, int]]:
+    """Run one nginx that is a blue and a green server: their ports. Raises BenchError."""
+    directory = fresh_directory(name)
     directory.chmod(0o755)
     bulk = directory / "large.bin"
     bulk.write_bytes(b"0123456789abcdef" * (BULK_BYTES // 16))
-    blue, green, slow = free_port(), free_port(), free_port()
+    blue, green = free_port(), free_port()
     config = directory / "nginx.conf"
     config.write_text(configs.upstreams(blue, green, bulk, directory, run_as()))
-    fast = pinned([cores.load], [binary("nginx"), "-e", "stderr", "-p", str(directory), "-c", str(config)])
-    odd = pinned([cores.load], python(ROOT / "upstream_slow.py", "--port", str(slow), "--hang", "5"))
-    with start("upstream-fast", fast, directory=directory) as first, start("upstream-slow", odd, directory=directory) as second:
-        wait_until_answers(first, blue, "/")
-        wait_until_answers(second, slow, PROBE)
-        yield Upstreams(blue, green, slow)
+    command = pinned(
+        [cores.load], ["nice", "-n", str(nice), binary("nginx"), "-e", "stderr", "-p", str(directory), "-c", str(config)]
+    )
+    with start(name, command, directory=directory) as server:
+        wait_until_answers(server, blue, "/")
+        yield blue, green

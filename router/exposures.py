@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from time import monotonic, time
 from typing import Final
@@ -120,12 +120,12 @@ class Exposures:
         if place is not None:
             # Its row has not been written yet: what is added now costs no second statement.
             row = self._rows[place]
-            self._rows[place] = replace(
-                row,
-                prediction=row.prediction if told is None else told,
-                blue=row.blue if blue_words is None else blue_words,
-                green=row.green if green_words is None else green_words,
-            )
+            if told is not None:
+                row.prediction = told
+            if blue_words is not None:
+                row.blue = blue_words
+            if green_words is not None:
+                row.green = green_words
         elif len(self._decisions) < MAX_WAITING:
             self._decisions[name] = (name, blue_words, green_words, told)
 

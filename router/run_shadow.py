@@ -14,7 +14,6 @@ import asyncio
 import gc
 import json
 import logging
-import os
 import signal
 import sys
 from dataclasses import replace
@@ -31,7 +30,7 @@ from router.errors import PlanError, StartError
 from router.page import PlanPage
 from router.plan import Plan, read_plan
 from router.prediction_log import PredictionLog
-from router.process import die_with_parent
+from router.process import die_with_parent, give_way
 from router.proxy.options import read_options
 from router.proxy.tap import short_path
 from router.recordings import Spool
@@ -66,11 +65,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     die_with_parent(arguments.parent)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s shadow %(message)s", stream=sys.stderr)
-    # Comparing may lag; answering clients may not. The kernel gives way to the workers when both want the processor.
-    os.nice(5)
     try:
+        shadow = Shadow(StateDir(Path(arguments.state)))
+        # Comparing may lag; answering clients may not. Not before here, so that a busy machine does not hold up the start.
+        give_way(shadow.nice)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(Shadow(StateDir(Path(arguments.state))).run())
+            runner.run(shadow.run())
     except (StartError, OSError) as error:
         _log.error("%s", error)
         return 1
@@ -94,6 +94,7 @@ class Shadow:
         self._spool = Spool(state, self._evidence_options.record.redact)
         options = read_options(self._settings)
         shadow = self._settings.get("shadow", {})
+        self.nice = int(shadow.get("nice", 15))
         tls: Tls = options.upstream_tls
         self._bounds = MirrorOptions(
             max_per_second=float(shadow.get("max_per_second", 0)),

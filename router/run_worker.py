@@ -29,7 +29,7 @@ from router import counters as c
 from router.counters import CounterPage
 from router.errors import StartError
 from router.page import PlanPage
-from router.process import die_with_parent, give_back_memory
+from router.process import ask_for_short_turns, die_with_parent, give_back_memory
 from router.proxy.downstream import Downstream
 from router.proxy.gateway import DRAIN_GRACE_SECONDS, Gateway
 from router.proxy.options import ListenTls, ProxyOptions, read_options
@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         stream=sys.stderr,
     )
     _raise_file_limit()
+    ask_for_short_turns()
     worker = Worker(StateDir(Path(arguments.state)), arguments.slot, arguments.fd, arguments.tls_fd)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -71,6 +71,9 @@ class ShadowSettings(Group):
     warm_up: Whole = Field(
         default=0, ge=0, le=10**6, description="First pairs of a release that are kept apart from the latencies."
     )
+    nice: Whole = Field(
+        default=15, ge=0, le=19, description="How far the shadow process gives way to others on a busy processor (nice)."
+    )
 
 
 class CompareSettings(Group):

@@ -24,6 +24,8 @@ NUMBER_MARK: Final = "~"
 
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?")
 _MAX_DIGITS: Final = 300
+_LABELS: Final = Kind.LABELS  # looking up a member of an enumeration takes time
+_PLAIN: Final = 10**9
 
 
 def label_words(value: object) -> str:
@@ -38,6 +40,10 @@ def label_words(value: object) -> str:
 
 def decision_words(decoded: Decoded) -> str | None:
     """What an answer decided, over all its items; None when it decides nothing."""
+    if len(decoded.items) == 1:
+        only = decoded.items[0]
+        if only.kind is _LABELS and type(only.value) is int and -_PLAIN < only.value < _PLAIN:
+            return str(only.value)  # the usual answer, in a tenth of the time
     try:
         found = [_decision(item) for item in decoded.items]
     except ValueError:

@@ -17,11 +17,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from models.record import record
 from router.plan import Plan, parse_plan
 from router.store.store import Store
 
@@ -38,9 +38,12 @@ _FOR_BATCHES: Final = ("PRAGMA cache_size = -32768", "PRAGMA wal_autocheckpoint 
 _PRUNE_PIECE: Final = 20_000  # rows removed in one transaction
 
 
-@record
+@dataclass(slots=True)
 class ExposureRow:
-    """One exchange for the log; see `router.store.schema`. `at` in seconds since the epoch, `latency_ms` in milliseconds."""
+    """One exchange for the log; see `router.store.schema`. `at` in seconds since the epoch, `latency_ms` in milliseconds.
+
+    Until it is written, what a comparison finds later is filled in.
+    """
 
     request_id: str
     release: int
@@ -77,8 +80,9 @@ class FeedbackRow:
     reward: float | None
 
 
-_EXPOSURE_FIELDS: Final = tuple(field.name for field in fields(ExposureRow))
-_FEEDBACK_FIELDS: Final = tuple(field.name for field in fields(FeedbackRow))
+# A record as a tuple; `dataclasses.astuple` would copy all of it deeply.
+_exposure: Final = attrgetter(*(field.name for field in fields(ExposureRow)))
+_feedback: Final = attrgetter(*(field.name for field in fields(FeedbackRow)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +209,7 @@ class ExposureLog:
             last = int(execute("SELECT coalesce(max(id), 0) FROM exposures").scalar_one())
             added = 0
             if rows:
-                added = execute(_ADD_EXPOSURES, (_json([_fields(row) for row in rows]),)).rowcount
+                added = execute(_ADD_EXPOSURES, (_json(list(map(_exposure, rows))),)).rowcount
             if decisions:
                 execute(_ADD_DECISIONS, (_json(decisions),))
             if added and execute("SELECT EXISTS (SELECT 1 FROM pending_feedback)").scalar():
@@ -225,7 +229,7 @@ class ExposureLog:
         if not rows:
             return Joined()
         by_unit = any(row.unit is not None for row in rows)
-        text = _json([_fields(row) for row in rows])
+        text = _json(list(map(_feedback, rows)))
         with self._writing() as connection:
             execute = connection.exec_driver_sql
             execute(_INCOMING)
@@ -355,12 +359,6 @@ def _keep(connection: Connection, now: float) -> int:
             done = max(execute(_KEEP.format(which=which, target=target), (now, room)).rowcount, 0)
             room, kept = room - done, kept + done
     return kept
-
-
-def _fields(record: ExposureRow | FeedbackRow) -> tuple[Any, ...]:
-    """A record as a tuple; `dataclasses.astuple` would copy all of it deeply."""
-    names = _EXPOSURE_FIELDS if isinstance(record, ExposureRow) else _FEEDBACK_FIELDS
-    return tuple([getattr(record, name) for name in names])
 
 
 def _json(value: object) -> str:

@@ -296,6 +296,15 @@ def test_the_shadow_compares_and_accounts_for_every_sampled_exchange(shared: Any
     assert high == 1.0
 
 
+def test_the_shadow_gives_way_to_the_workers(shared: Any) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    niceness = {}
+    for role in ("worker", "shadow"):
+        (pid,) = shared.children(f"router.run_{role}")[:1]
+        niceness[role] = os.getpriority(os.PRIO_PROCESS, pid) - own, os.sched_getscheduler(pid)
+    assert niceness == {"worker": (0, os.SCHED_OTHER), "shadow": (15, os.SCHED_BATCH)}
+
+
 def test_a_new_candidate_begins_a_release_and_promotion_swaps_the_arms(shared: Any, servers: Any) -> None:
     before = shared.get("/v1/plan")[1]["release"]
     shared.post("/v1/split", {"green_percent": 20})
