@@ -1,9 +1,10 @@
 """Changes the plan: the one place from which the plan page is written while the router runs.
 
 A change is one short critical section (read, pure transition, write of the page) and what follows it outside: nudge the
-workers, wait until they obey, record it in the history. The page comes first because it is the truth and must not wait for
-anything, least of all for a disk: when the store does not answer, the change holds all the same, and its history entry is kept
-here and written with the next one. Waiting happens outside the lock, so that one stuck worker delays nobody else's switch.
+workers, record it in the history while they look, wait until they obey. The page comes first because it is the truth and must
+not wait for anything, least of all for a disk: when the store does not answer, the change holds all the same, and its history
+entry is kept here and written with the next one. Waiting happens outside the lock, so that one stuck worker delays nobody
+else's switch.
 """
 
 from __future__ import annotations
@@ -79,9 +80,9 @@ class Control:
         has changed.
         """
         plan = self._write(transition, who, action, why, expect)
+        self._record()  # while the workers, who have been nudged, look at the page
         if wait > 0:
             self.workers.wait(plan.revision, wait)
-        self._record()
         return plan
 
     def switch(self, to: Colour, *, who: str, why: str) -> Switched:
@@ -91,9 +92,9 @@ class Control:
         """
         before = self.workers.recalled()
         plan = self._write(lambda present: switched(present, to), who, f"switch {to}", why, None)
+        self._record()
         holds = self.workers.wait(plan.revision, SWITCH_SECONDS)
         recalled = self.workers.recalled() - before
-        self._record()
         return Switched(plan, recalled, holds)
 
     @property
