@@ -31,7 +31,7 @@ from router.control.rollout_calls import rollout_routes
 from router.control.status import is_listening
 from router.errors import PlanError, RouterError, SettingsError, StartError
 from router.page import PlanPage
-from router.process import ask_for_short_turns, die_with_parent
+from router.process import die_with_parent
 from router.quantities import is_loopback
 from router.rollout.runner import Rollouts
 from router.state import StateDir
@@ -56,7 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the control process until SIGTERM. Returns the exit status: 0, or 1 after one line on stderr."""
     options = _options(argv)
     die_with_parent(options.parent)
-    ask_for_short_turns()  # a switch waits for nothing but this process
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s control %(message)s", stream=sys.stderr)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:

@@ -65,7 +65,11 @@ class ControlProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         self._environment = {**{k: v for k, v in os.environ.items() if not k.startswith("BLUEGREEN_")}, **(environment or {})}
         self.log_file = state.path / "control.log"
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.listener.close()
+            raise
 
     def start(self) -> None:
         """Start it (again), and wait until it answers."""
