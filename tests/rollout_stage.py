@@ -34,6 +34,9 @@ class Stage:
         self._store = Store(state.store)
         self._words = CounterPage(state.counters(0), writable=True).words
         self._ended = threading.Event()
+        # What an earlier stage has said of this release must not be what the next rollout is judged by.
+        nothing = {"alpha": 0.05, "pairs": 0, "agreement": {"n": 0, "agreed": 0}, "errors": {"n": 0}}
+        self._store.save_evidence(self.plan().release, nothing, time.time())
         self._tap = socket.socket(socket.AF_UNIX)
         state.tap.unlink(missing_ok=True)
         with short_path(state.tap) as name:
