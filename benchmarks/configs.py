@@ -215,7 +215,7 @@ def caddy(wanted: Wanted) -> str:
 
 
 def router(wanted: Wanted, control: int, state: Path, *, workers: int, shadow_percent: int) -> str:
-    """Bluegreen itself with key split, request ids, counters, timeouts, limits, fallback armed; no prediction log."""
+    """Bluegreen itself with key split, request ids, counters, timeouts, limits, fallback armed; no prediction log unless wanted."""
     return json.dumps(
         {
             "listen": f"127.0.0.1:{wanted.port}",

@@ -24,6 +24,8 @@ SLOT_BYTES = 256 * 1024
 _WORD_OFFSET = 8
 _FIRST_SLOT = 64  # the word has a cache line of its own
 _SLOT_HEAD = struct.Struct("<QII")  # revision, length, crc32
+_DAMAGED_LOOKS = 1000  # at a page that nobody writes
+_LOOKS = 1_000_000  # some seconds; a writer that does nothing but write laps a reader thousands of times in a row
 PAGE_BYTES = _FIRST_SLOT + 2 * SLOT_BYTES
 
 
@@ -62,18 +64,22 @@ class PlanPage:
 
     def read(self) -> tuple[int, bytes]:
         """The revision that holds and its plan's bytes; (0, b"") while there is none. Raises StartError on a damaged page."""
-        for _ in range(1000):
+        damaged = 0
+        for _ in range(_LOOKS):
             revision = self.revision
             if revision == 0:
                 return 0, b""
             content = self._slot(revision & 1, revision)
-            # The writer may have lapped us: two more writes reuse the slot that was being read.
-            if content is not None and self.revision == revision:
+            if self.revision != revision:
+                continue  # the writer has lapped us: two more writes reuse the slot that was being read
+            if content is not None:
                 return revision, content
-            if content is None and self.revision == revision:
-                older = self._slot((revision - 1) & 1, revision - 1)
-                if older is not None:
-                    return revision - 1, older
+            older = self._slot((revision - 1) & 1, revision - 1)
+            if older is not None:
+                return revision - 1, older
+            damaged += 1
+            if damaged == _DAMAGED_LOOKS:
+                break
         raise StartError("the plan page is damaged: neither of its slots holds a whole plan")
 
     def previous(self) -> bytes | None:

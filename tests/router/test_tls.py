@@ -90,6 +90,8 @@ def test_tls_1_1_is_refused(router: Router, authority: Authority, issued: Issued
         pytest.skip("this machine's OpenSSL cannot speak TLS 1.1 at all")
     with pytest.raises(ssl.SSLError, match=r"(?i)protocol.version|violation of protocol|closed \(EOF\)"):
         router.tls_client(old)
+    with router.tls_client(authority.client(ssl.TLSVersion.TLSv1_2)) as client:  # it was the version that was refused
+        assert client.asks(GET).status == 200
 
 
 def shakes_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> bool:
