@@ -16,7 +16,6 @@ import os
 import resource
 import signal
 import socket
-import ssl
 import sys
 from pathlib import Path
 from time import perf_counter
@@ -31,9 +30,10 @@ from router.errors import StartError
 from router.page import PlanPage
 from router.process import ask_for_short_turns, die_with_parent, give_back_memory
 from router.proxy.downstream import Downstream
-from router.proxy.gateway import DRAIN_GRACE_SECONDS, Gateway
-from router.proxy.options import ListenTls, ProxyOptions, read_options
+from router.proxy.gateway import Gateway
+from router.proxy.options import ProxyOptions, read_options
 from router.proxy.tap import Tap
+from router.proxy.tls_port import Certificate, TlsPort
 from router.state import StateDir
 
 _log = logging.getLogger("worker")
@@ -93,22 +93,14 @@ class Worker:
         loop.add_signal_handler(signal.SIGHUP, self._reread, gateway)
         tap.keep_connected(perf_counter())
 
-        def accept(scheme: bytes) -> Any:  # what makes a protocol, by its methods: see models.upstream.Upstream
-            return lambda: Downstream(gateway, scheme)
+        def accept() -> Any:  # a protocol by its methods: see models.upstream.Upstream
+            return Downstream(gateway, b"http")
 
-        servers = [await loop.create_server(accept(b"http"), sock=_inherited(self._fd), backlog=4096)]
+        servers: list[asyncio.Server | TlsPort]
+        servers = [await loop.create_server(accept, sock=_inherited(self._fd), backlog=4096)]
         if self._tls_fd >= 0 and options.listen_tls is not None:
             self._certificate = Certificate(options.listen_tls)
-            servers.append(
-                await loop.create_server(
-                    accept(b"https"),
-                    sock=_inherited(self._tls_fd),
-                    backlog=4096,
-                    ssl=self._certificate.context,
-                    # A handshake is the beginning of a head, and until it is over no limit on connections knows of it.
-                    ssl_handshake_timeout=options.timeouts.head,
-                )
-            )
+            servers.append(TlsPort(_inherited(self._tls_fd), self._certificate, gateway))
         # What exists now lives as long as the process; the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -122,9 +114,7 @@ class Worker:
         await asyncio.sleep(0.02)
         for server in servers:
             server.close()
-        # Who is still shaking hands is not known to the gateway yet, and gets the grace that an idle connection has.
-        grace_ends = perf_counter() + (DRAIN_GRACE_SECONDS if self._certificate is not None else 0.0)
-        while not gateway.drained or perf_counter() < grace_ends:  # noqa: ASYNC110  times pass, which no event announces
+        while not gateway.drained:  # noqa: ASYNC110  times pass, which no event announces
             await asyncio.sleep(0.01)
         sweeper.cancel()
         gateway.finish()
@@ -175,60 +165,6 @@ class Worker:
                 # The sweep is what keeps every bound; one bad turn must not end it.
                 _log.exception("the sweep failed")
             await asyncio.sleep(gateway.sweep_seconds)
-
-
-class Certificate:
-    """The certificate of the TLS port; a handshake that begins after a new one is there gets to see the new one.
-
-    The port keeps one context for ever. A new pair goes into a context of its own, to which each handshake is moved as it
-    begins: by the server-name callback, which OpenSSL also calls when the client names none. Loading it into the port's context
-    would not do: OpenSSL keeps one certificate for each type of key, so an RSA one would stay in force beside the ECDSA one
-    that replaced it.
-    """
-
-    def __init__(self, files: ListenTls) -> None:
-        self._files = files
-        self._stamp = self._stamps()
-        self.context = self._present = certificate_context(files)
-        self.context.sni_callback = self._show
-
-    def reload_if_changed(self) -> None:
-        """Load the files again when either has another time or size."""
-        if self._stamps() != self._stamp:
-            self.reload(self._files)
-
-    def reload(self, files: ListenTls) -> None:
-        """Load these files; a pair that cannot be used (one of them not yet replaced) leaves the present one in force."""
-        self._files = files
-        # Also when it fails: what is broken is told once, and looked at again when it has changed.
-        self._stamp = self._stamps()
-        try:
-            self._present = certificate_context(files)
-        except OSError as error:
-            _log.error("the certificate was not reloaded: %s", error)
-            return
-        _log.info("certificate reloaded")
-
-    def _show(self, handshake: ssl.SSLObject, _name: str, context: ssl.SSLContext) -> None:
-        if context is not self._present:
-            handshake.context = self._present
-
-    def _stamps(self) -> tuple[tuple[int, int], ...]:
-        try:
-            stats = [os.stat(path) for path in (self._files.certificate, self._files.key)]
-        except OSError:
-            return ()
-        return tuple((s.st_mtime_ns, s.st_size) for s in stats)
-
-
-def certificate_context(files: ListenTls) -> ssl.SSLContext:
-    """A server's context with this certificate: TLS 1.2 at least, HTTP/1.1 alone. Raises OSError (ssl.SSLError among them)."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    # An empty passphrase, or OpenSSL would ask at the terminal for that of an encrypted key.
-    context.load_cert_chain(files.certificate, files.key, password="")
-    return context
 
 
 def _raise_file_limit() -> None:

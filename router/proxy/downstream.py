@@ -34,7 +34,8 @@ class Downstream:
     """A client's connection: an asyncio.Protocol, without that base for the reason given in models.upstream.Upstream.
 
     `exchange` is the request that is being answered; `since` is when the connection last became idle, or when the first byte of
-    an unfinished head came. `full` says that the client is slow to take its answer.
+    an unfinished head came. `full` says that the client is slow to take its answer; `reserved`, that the place which was
+    taken for it among the connections is not its own yet.
     """
 
     __slots__ = (
@@ -53,15 +54,18 @@ class Downstream:
         "paused",
         "peer",
         "reading_head",
+        "reserved",
         "since",
         "transport",
     )
 
-    def __init__(self, gateway: Gateway, scheme: bytes) -> None:
+    def __init__(self, gateway: Gateway, scheme: bytes, *, reserved_for: str = "") -> None:
+        """`reserved_for`: the client's address, when a place among the connections has been taken for it already."""
         self.gateway = gateway
         self.transport: asyncio.Transport  # from connection_made on
         self.exchange: Exchange | Probe | None = None
-        self.peer = ""
+        self.peer = reserved_for
+        self.reserved = reserved_for != ""
         self.forwarded = scheme
         self.full = False
         self.since = 0.0
@@ -81,9 +85,8 @@ class Downstream:
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         self.transport = cast(asyncio.Transport, transport)
-        peer = transport.get_extra_info("peername")
-        # A port for both IPs tells an IPv4 client as ::ffff:192.0.2.1 (RFC 4291, 2.5.5.2); everybody else knows it without.
-        self.peer = peer[0].removeprefix("::ffff:") if isinstance(peer, tuple) else "unix"
+        if not self.reserved:
+            self.peer = peer_name(transport.get_extra_info("peername"))
         self.since = self.gateway.now()
         self.forwarded = connection_fields(self.peer, self.forwarded)
         if not self.gateway.admit(self):
@@ -304,3 +307,11 @@ class Downstream:
         request_id = self.gateway.new_request_id()
         self.transport.write(answers.problem(error.status, error.detail, request_id, keep_alive=False))
         self.close_after_reading()
+
+
+def peer_name(address: object) -> str:
+    """A client's address as the router tells it, from what the socket says; "unix" where it has none.
+
+    A port for both IPs tells an IPv4 client as ::ffff:192.0.2.1 (RFC 4291, 2.5.5.2); everybody else knows it without.
+    """
+    return str(address[0]).removeprefix("::ffff:") if isinstance(address, tuple) else "unix"

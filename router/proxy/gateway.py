@@ -62,7 +62,8 @@ class Gateway:
         self.plan_word = page.word
         self.routing: Routing  # set by the first obey_plan
         self.plan_seen = -1
-        self._clients: dict[str, int] = {}
+        self._places = 0  # connections, and handshakes that may become one
+        self._clients: dict[str, int] = {}  # of those, by the client's address
         self._id_prefix = os.urandom(8).hex().encode()
         self._id_start = self._id_prefix + b"0" * 13
         self._id_count = 0
@@ -161,19 +162,12 @@ class Gateway:
         return self._id_start + _ID_ENDINGS[ending]
 
     def admit(self, downstream: Downstream) -> bool:
-        """Whether one more connection, of this client, is within the limits."""
-        limits = self.limits
-        if len(self.downstreams) >= limits.connections:
-            self.words[c.REFUSED] += 1
+        """Whether this connection is within the limits. It has a place then, until it leaves."""
+        if downstream.reserved:
+            downstream.reserved = False  # the place was taken before the handshake, and is the connection's own from now on
+        elif not self.take_place(downstream.peer):
             self._refused.add(downstream)
             return False
-        if limits.connections_per_client:
-            count = self._clients.get(downstream.peer, 0)
-            if count >= limits.connections_per_client:
-                self.words[c.REFUSED] += 1
-                self._refused.add(downstream)
-                return False
-            self._clients[downstream.peer] = count + 1
         self.downstreams.add(downstream)
         return True
 
@@ -183,11 +177,27 @@ class Gateway:
             self._refused.discard(downstream)
             return
         self.downstreams.remove(downstream)
-        count = self._clients.get(downstream.peer)
+        self.leave_place(downstream.peer)
+
+    def take_place(self, peer: str) -> bool:
+        """Whether one more connection, of this client, is within the limits; it counts from here on."""
+        limits = self.limits
+        count = self._clients.get(peer, 0)
+        if self._places >= limits.connections or 0 < limits.connections_per_client <= count:
+            self.words[c.REFUSED] += 1
+            return False
+        self._places += 1
+        self._clients[peer] = count + 1
+        return True
+
+    def leave_place(self, peer: str) -> None:
+        """What took a place needs it no longer."""
+        self._places -= 1
+        count = self._clients[peer]
         if count == 1:
-            del self._clients[downstream.peer]
-        elif count:
-            self._clients[downstream.peer] = count - 1
+            del self._clients[peer]
+        else:
+            self._clients[peer] = count - 1
 
     def trusts(self, peer: str) -> bool:
         """Whether a peer's X-Forwarded fields are believed."""
@@ -296,7 +306,7 @@ class Gateway:
     def _show(self, routing: Routing, now: float) -> None:
         """The gauges, for whoever maps the page."""
         words = self.words
-        words[c.CONNECTIONS] = len(self.downstreams)
+        words[c.CONNECTIONS] = self._places
         words[c.BEAT] = int(now * 1000)
         for index, target in enumerate((routing.blue, routing.green)):
             base = c.COLOUR_BASE[index]
@@ -330,8 +340,8 @@ class Gateway:
 
     @property
     def drained(self) -> bool:
-        """Whether all connections have ended, or the deadline has passed."""
-        return self.draining and (not self.downstreams or perf_counter() - self._drain_began > self.timeouts.drain)
+        """Whether all connections and handshakes have ended, or the deadline has passed."""
+        return self.draining and (not self._places or perf_counter() - self._drain_began > self.timeouts.drain)
 
     def finish(self) -> None:
         """The last things a worker does."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from certificates import Authority
 from plane import Client, Router, Upstream
 
 
@@ -52,3 +53,8 @@ def router(_worker: Router, blue: Upstream, green: Upstream) -> Router:
 def client(router: Router) -> Iterator[Client]:
     with router.client() as one:
         yield one
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))

@@ -24,11 +24,6 @@ NAME = "models.example"
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(scope="module")
 def issued(authority: Authority) -> Issued:
     return authority.issues(NAME)
 
@@ -130,7 +125,7 @@ def test_plain_http_and_noise_at_the_tls_port(router: Router) -> None:
 
 
 def test_handshake_that_never_ends_is_ended(router: Router) -> None:
-    """A slow handshake is a slow head: it holds a descriptor that no limit on connections counts."""
+    """A slow handshake is a slow head."""
     with Client(router.tls_address) as silent, Client(router.tls_address) as slow:
         slow.sends(hello(router)[:50])
         assert silent.is_cut_off()

@@ -23,11 +23,6 @@ GET = b"GET /v1/models HTTP/1.1\r\nHost: models.example\r\n\r\n"
 NAME = "models.example"
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
 def test_both_ports_of_a_whole_router_and_after_a_workers_death(tmp_path: Path, blue: Upstream, authority: Authority) -> None:
     issued = authority.issues(NAME)
     files = {"certificate": str(issued.certificate), "key": str(issued.key)}

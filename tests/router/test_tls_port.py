@@ -1,0 +1,131 @@
+"""The TLS port accepts by itself: handshakes count among the connections, and their places come back however they end."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from certificates import Authority
+from plane import Client, Ended, Router, Upstream, until
+
+from router import counters as c
+
+GET = b"GET /v1/models HTTP/1.1\r\nHost: models.example\r\n\r\n"
+
+
+@pytest.fixture
+def limited(tmp_path: Path, blue: Upstream, authority: Authority) -> Any:
+    """Starts a worker with a TLS port and these limits."""
+
+    @contextlib.contextmanager
+    def start(head: float = 5.0, **limits: int) -> Iterator[Router]:
+        issued = authority.issues("models.example")
+        settings = {
+            "listen_tls": {"certificate": str(issued.certificate), "key": str(issued.key)},
+            "timeouts": {"head": head, "idle": 0.5},
+            "limits": limits,
+            "health": {"interval": 60},
+        }
+        with Router(tmp_path, blue, settings=settings) as router:
+            yield router
+            assert router.complaints() == []
+
+    return start
+
+
+def is_answered(router: Router, context: ssl.SSLContext) -> bool:
+    try:
+        with router.tls_client(context) as client:
+            return client.asks(GET).status == 200
+    except (Ended, OSError):
+        return False
+
+
+def connections(router: Router) -> int:
+    router.sweeps()
+    return router.counts.word(c.CONNECTIONS)
+
+
+def test_silent_handshakes_fill_the_connections_and_no_more(limited: Any, authority: Authority) -> None:
+    with limited(connections=5) as router:
+        silent = [Client(router.tls_address) for _ in range(5)]
+        until(lambda: connections(router) == 5, "each of them has a place")
+        began = time.monotonic()
+        with Client(router.tls_address) as sixth:
+            assert sixth.is_cut_off()
+        assert time.monotonic() - began < 2.5, "at once, not after the time that a handshake may take"
+        with router.client() as plain:  # the limit is one for both ports
+            assert plain.asks(GET).status == 503
+        assert router.counts.word(c.REFUSED) == 2
+        silent.pop().closes()
+        until(lambda: is_answered(router, authority.client()), "its place is free again")
+        for one in silent:
+            one.resets()
+        until(lambda: connections(router) == 0, "all places are given back")
+
+
+def test_handshakes_count_for_their_client(limited: Any, authority: Authority) -> None:
+    with limited(connections_per_client=3) as router:
+        silent = [Client(router.tls_address) for _ in range(3)]
+        until(lambda: connections(router) == 3, "each of them has a place")
+        with Client(router.tls_address) as fourth:
+            assert fourth.is_cut_off()
+        for one in silent:
+            one.closes()
+        until(lambda: is_answered(router, authority.client()), "their places are free again")
+
+
+def test_a_place_is_taken_once(limited: Any, authority: Authority) -> None:
+    """It passes from the handshake to the connection: a client at its limit is not refused by itself."""
+    with limited(connections=1, connections_per_client=1) as router:
+        for _ in range(3):
+            with router.tls_client(authority.client()) as client:
+                assert client.asks(GET).status == 200
+                assert connections(router) == 1
+            until(lambda: connections(router) == 0, "the place is given back")
+
+
+def test_places_come_back_however_a_handshake_ends(limited: Any, authority: Authority) -> None:
+    with limited(head=0.3) as router:
+        out = ssl.MemoryBIO()
+        with pytest.raises(ssl.SSLWantReadError):
+            ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), out, server_hostname="models.example").do_handshake()
+        hello = out.read()
+        left = []
+        for data in (b"", b"\x16", hello[:50], hello, b"\x00" * 200, GET):
+            for leave in (Client.resets, Client.closes, left.append):  # the last ones stay, until their time is over
+                leave(Client(router.tls_address).sends(data))
+        distrusting = ssl.create_default_context()  # refuses the certificate, with an alert
+        with pytest.raises(ssl.SSLCertVerificationError):
+            router.tls_client(distrusting)
+        with socket.create_connection(router.tls_address) as early:
+            early.shutdown(socket.SHUT_WR)
+            assert early.recv(100) == b""
+        assert all(one.is_cut_off() for one in left)
+        until(lambda: connections(router) == 0, "all places are given back")
+        assert is_answered(router, authority.client())
+
+
+def test_out_of_descriptors_clients_wait_and_are_served_afterwards(limited: Any, authority: Authority) -> None:
+    with limited() as router:
+        assert is_answered(router, authority.client())
+        before = resource.prlimit(router.process.pid, resource.RLIMIT_NOFILE)
+        router.forgives("no client can be accepted")
+        resource.prlimit(router.process.pid, resource.RLIMIT_NOFILE, (router.descriptors, before[1]))
+        try:
+            waiting = Client(router.tls_address)
+            until(lambda: "Too many open files" in router.log, "it says why nobody is accepted")
+        finally:
+            resource.prlimit(router.process.pid, resource.RLIMIT_NOFILE, before)
+        with waiting:
+            waiting.sock = authority.client().wrap_socket(waiting.sock, server_hostname="models.example")
+            waiting.sock.sendall(GET)
+            assert waiting.sock.recv(12) == b"HTTP/1.1 200"
+        assert router.log.count("Too many open files") <= 3, "once a second, not at every turn"
