@@ -19,6 +19,7 @@ def history_routes(control: Control) -> APIRouter:
         last: int | None = Query(None, ge=1, lt=2**31, description="The newest so many instead; still oldest first."),
     ) -> Json:
         """Every change of the plan, with the plans before and after it, and what else happened."""
+        control.record()  # a switch answers before its own entry is written
         return Json({"history": control.store.history(after, limit, last)})
 
     return routes

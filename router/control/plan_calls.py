@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from fastapi import APIRouter, Request
+from starlette.background import BackgroundTask
 
 from models.arm import Arm, ArmError, Colour, parse_address, parse_arm
 from router.control.auth import who
@@ -55,7 +56,8 @@ def plan_routes(control: Control) -> APIRouter:
     def switch(request: Request, body: SwitchBody) -> Json:
         """All live traffic to one colour. Answers when that holds on every worker, with how many requests were recalled."""
         done = control.switch(Colour(body.to), who=who(request), why=body.reason)
-        return Json({"revision": done.plan.revision, "recalled": done.recalled, "holds": done.holds})
+        answer = {"revision": done.plan.revision, "recalled": done.recalled, "holds": done.holds}
+        return Json(answer, background=BackgroundTask(control.record))
 
     @routes.post("/v1/split")
     def split(request: Request, body: SplitBody) -> Json:

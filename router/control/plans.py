@@ -3,8 +3,10 @@
 A change is one short critical section (read, pure transition, write of the page) and what follows it outside: nudge the
 workers, record it in the history while they look, wait until they obey. The page comes first because it is the truth and must
 not wait for anything, least of all for a disk: when the store does not answer, the change holds all the same, and its history
-entry is kept here and written with the next one. Waiting happens outside the lock, so that one stuck worker delays nobody
-else's switch.
+entry is kept here and written with the next one. A switch does not wait for the history at all: its caller asks for that
+afterwards (`record`), and should this process be killed in between, the page still holds the plan and the one before it, from
+which the next start completes the history. Waiting happens outside the lock, so that one stuck worker delays nobody else's
+switch.
 """
 
 from __future__ import annotations
@@ -80,7 +82,7 @@ class Control:
         has changed.
         """
         plan = self._write(transition, who, action, why, expect)
-        self._record()  # while the workers, who have been nudged, look at the page
+        self.record()  # while the workers, who have been nudged, look at the page
         if wait > 0:
             self.workers.wait(plan.revision, wait)
         return plan
@@ -88,14 +90,26 @@ class Control:
     def switch(self, to: Colour, *, who: str, why: str) -> Switched:
         """All live traffic to one colour; returns when it holds on every living worker, or after 2 s.
 
-        The page is written even when that colour has all traffic already: the caller wants to know that it holds.
+        The page is written even when that colour has all traffic already: the caller wants to know that it holds. Call `record`
+        once the answer has been given.
         """
         before = self.workers.recalled()
         plan = self._write(lambda present: switched(present, to), who, f"switch {to}", why, None)
-        self._record()
         holds = self.workers.wait(plan.revision, SWITCH_SECONDS)
         recalled = self.workers.recalled() - before
+        if len(self._unrecorded) > 1:
+            self.record()  # the page holds two plans: no more than that may be known to it alone
         return Switched(plan, recalled, holds)
+
+    def record(self) -> None:
+        """Write what the history lacks, in the order of the revisions. A store that fails is asked again at the next call."""
+        with self._recording:
+            try:
+                while self._unrecorded:
+                    self.store.add_history(*self._unrecorded[0])
+                    del self._unrecorded[0]
+            except Unavailable as error:
+                log.error("%d changes of the plan are not in the history yet: %s", len(self._unrecorded), error)
 
     @property
     def unrecorded(self) -> int:
@@ -138,16 +152,6 @@ class Control:
         except ValueError as error:
             raise PlanError(str(error)) from None
         self._decoded = plan
-
-    def _record(self) -> None:
-        """Write what the history lacks, in the order of the revisions. A store that fails is asked again at the next change."""
-        with self._recording:
-            try:
-                while self._unrecorded:
-                    self.store.add_history(*self._unrecorded[0])
-                    del self._unrecorded[0]
-            except Unavailable as error:
-                log.error("%d changes of the plan are not in the history yet: %s", len(self._unrecorded), error)
 
     def _recovered(self, plan: Plan, newest: Plan) -> Plan:
         reseeded = plan.change.who == SEEDER and plan.change.action == "reseed"

@@ -153,6 +153,16 @@ def test_a_store_that_fails_stops_no_change_and_gets_the_history_later(control: 
     assert revisions(control) == [1, 2, 3, 4]
 
 
+def test_a_switch_leaves_no_more_to_the_page_than_it_holds(control: Control) -> None:
+    """Whenever control is killed, the next start finds the whole history: the page keeps two plans."""
+    for turn in range(6):
+        control.switch(Colour.GREEN if turn % 2 == 0 else Colour.BLUE, who="ann", why="")
+        assert control.unrecorded <= 1
+        assert revisions(control)[-1] >= turn + 1
+    control.record()
+    assert revisions(control) == list(range(1, 8))
+
+
 # --- the start ------------------------------------------------------------------------------------------------------------
 
 
