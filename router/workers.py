@@ -22,6 +22,7 @@ from router.state import StateDir
 FRESH_SECONDS = 5.0  # how old a beat may be
 _BUSY_SECONDS = 50e-6
 _NAP_SECONDS = 200e-6
+_SETTLED_NS = 3_000_000_000  # a folder that changed longer ago shows each further change by another time, however coarse
 
 
 class Workers:
@@ -31,6 +32,7 @@ class Workers:
         """Nothing is opened yet: pages are mapped as they appear."""
         self._state = state
         self._pages: dict[int, tuple[int, CounterPage]] = {}  # slot -> (inode, page)
+        self._folder_time = -1  # of the folder when it was last read, in nanoseconds; -1: read it again
         self._guard = threading.Lock()
 
     def pages(self) -> dict[int, CounterPage]:
@@ -40,20 +42,28 @@ class Workers:
         its worker has replaced it. An old mapping is left to the garbage collector: another thread may be reading it.
         """
         with self._guard:
-            found: dict[int, tuple[int, CounterPage]] = {}
-            for slot, inode, path in _page_files(self._state.counters_dir):
-                held = self._pages.get(slot)
-                if held is None or held[0] != inode:
-                    try:
-                        page = CounterPage(path)
-                    except StartError:
-                        continue
-                    if page.words[0] != counters.MAGIC:
-                        continue
-                    held = (inode, page)
-                found[slot] = held
-            self._pages = found
-            return {slot: page for slot, (_, page) in found.items()}
+            changed = _folder_time(self._state.counters_dir)
+            if changed != self._folder_time or changed < 0:
+                self._read_folder(changed)
+            return {slot: page for slot, (_, page) in self._pages.items()}
+
+    def _read_folder(self, changed: int) -> None:
+        found: dict[int, tuple[int, CounterPage]] = {}
+        settled = time.time_ns() - changed > _SETTLED_NS
+        for slot, inode, path in _page_files(self._state.counters_dir):
+            held = self._pages.get(slot)
+            if held is None or held[0] != inode:
+                try:
+                    page = CounterPage(path)
+                except StartError:
+                    page = None
+                if page is None or page.words[0] != counters.MAGIC:
+                    settled = False  # it may yet become one without the folder's knowing
+                    continue
+                held = (inode, page)
+            found[slot] = held
+        self._pages = found
+        self._folder_time = changed if settled else -1
 
     def alive(self) -> list[int]:
         """The slots of the workers that run now and beat."""
@@ -83,7 +93,7 @@ class Workers:
         that dies meanwhile is not waited for any longer.
         """
         begin = time.perf_counter()
-        waiting = list(self.living_pages().values())
+        waiting = [page for page in self.pages().values() if _beats(page)]
         looks = 0
         while True:
             waiting = [page for page in waiting if not _obeys(page, revision)]
@@ -95,7 +105,7 @@ class Workers:
             if spent > _BUSY_SECONDS:
                 time.sleep(_NAP_SECONDS)
                 looks += 1
-                if looks % 16 == 0:
+                if looks % 16 == 1:
                     waiting = [page for page in waiting if is_alive(page)]
 
     def recalled(self) -> int:
@@ -105,10 +115,13 @@ class Workers:
 
 def is_alive(page: CounterPage) -> bool:
     """Whether the worker of a page runs and has beaten within the last 5 s of the monotonic clock."""
-    pid = page.words[counters.PID]
+    return _beats(page) and _runs(page.words[counters.PID])
+
+
+def _beats(page: CounterPage) -> bool:
     age = time.monotonic() * 1000 - page.words[counters.BEAT]
     # A beat from the future is one of another boot: the monotonic clock began anew.
-    return pid > 0 and -1000 <= age <= FRESH_SECONDS * 1000 and _runs(pid)
+    return page.words[counters.PID] > 0 and -1000 <= age <= FRESH_SECONDS * 1000
 
 
 def _runs(pid: int) -> bool:
@@ -119,7 +132,11 @@ def _runs(pid: int) -> bool:
     except PermissionError:
         return True
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        handle = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+        try:
+            stat = os.read(handle, 4096)
+        finally:
+            os.close(handle)
     except OSError:
         return True  # no /proc here, or it ended just now: the beat will tell
     return stat.rpartition(b")")[2].split()[0] not in (b"Z", b"X")  # a killed worker that nobody has waited for yet
@@ -141,3 +158,11 @@ def _page_files(folder: Path) -> list[tuple[int, int, Path]]:
             )
     except FileNotFoundError:
         return []
+
+
+def _folder_time(folder: Path) -> int:
+    """When a folder last changed, in nanoseconds; -1 while there is none."""
+    try:
+        return os.stat(folder).st_mtime_ns
+    except FileNotFoundError:
+        return -1

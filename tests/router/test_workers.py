@@ -66,6 +66,21 @@ def test_a_page_that_was_replaced_is_mapped_anew(state: StateDir) -> None:
     assert workers.recalled() == 7
 
 
+def test_a_folder_that_has_settled_is_read_again_when_it_changes(state: StateDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = Workers(state)
+    CounterPage(state.counters(0), writable=True)
+    os.utime(state.counters_dir, (1e9, 1e9))
+    assert list(workers.pages()) == [0]
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", lambda _: pytest.fail("nothing has changed"))
+        assert list(workers.pages()) == [0]
+    CounterPage(state.counters(1), writable=True)
+    assert list(workers.pages()) == [0, 1]
+    state.counters(0).unlink()
+    os.utime(state.counters_dir, (2e9, 2e9))
+    assert list(workers.pages()) == [1]
+
+
 def test_a_worker_lives_while_its_process_runs_and_it_beats(state: StateDir) -> None:
     workers, words = Workers(state), CounterPage(state.counters(0), writable=True).words
     now = int(time.monotonic() * 1000)
