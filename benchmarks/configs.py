@@ -25,6 +25,7 @@ class Wanted:
     mirror: bool = False
     empty_mirror: bool = False  # nginx only: mirror to a path of green that answers 204
     prediction_log: bool = False  # the router only: log mirrored exchanges for late feedback
+    shadow_first: bool = False  # the router only: the shadow goes before the worker, so that all is mirrored whatever the load
 
 
 def _nginx_begins(directory: Path, user: str | None) -> str:
@@ -225,7 +226,7 @@ def router(wanted: Wanted, control: int, state: Path, *, workers: int, shadow_pe
             "blue": {"name": "bench-v1", "servers": [f"http://127.0.0.1:{wanted.blue}"]},
             "green": {"name": "bench-v2", "servers": [f"http://127.0.0.1:{wanted.green}"]},
             "split": {"green_percent": wanted.green_percent, "key": "header:x-user-id", "salt": "bench"},
-            "shadow": {"percent": shadow_percent},
+            "shadow": {"percent": shadow_percent, **({"nice": 0} if wanted.shadow_first else {})},
             # No peer keeps a prediction log for late feedback; what it costs a worker is told in docs/performance.md.
             "predictions": {"percent": 0, **({} if wanted.prediction_log else {"rows": 0})},
             "fallback": {"on": ["connect", "timeout", "5xx"]},

@@ -297,6 +297,9 @@ def start_router(wanted: Wanted, cores: Cores, *, workers: int = 1, shadow_perce
         if not roles["shadow"] or not roles["control"]:
             raise BenchError(f"bluegreen runs without its shadow or control process; its log is {child.log}")
         wait_until_quiet([pid for role in roles.values() for pid in role])
+        if wanted.shadow_first:
+            for pid in pids:
+                os.setpriority(os.PRIO_PROCESS, pid, 19)
     except BaseException:
         child.end()
         raise

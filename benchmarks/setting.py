@@ -56,10 +56,11 @@ class Setting:
         mirror: bool = False,
         empty_mirror: bool = False,
         prediction_log: bool = False,
+        shadow_first: bool = False,
     ) -> Running:
         """Start a peer or the router over the fast upstreams, or over those named. Raises BenchError."""
         blue, green = blue or self.upstreams.blue, green or self.upstreams.green
-        wanted = Wanted(0, blue, green, green_percent, mirror, empty_mirror, prediction_log)
+        wanted = Wanted(0, blue, green, green_percent, mirror, empty_mirror, prediction_log, shadow_first)
         if name == ROUTER:
             return start_router(wanted, self.cores, shadow_percent=100 if mirror else 0)
         return PEERS[name].start(wanted, self.cores)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 WARM_UP_S = 1
 EMPTY = "nginx, empty mirror answers"
+FIRST = "bluegreen, shadow first"
 
 
 def cost(setting: Setting) -> Row:
@@ -55,15 +56,19 @@ def cost(setting: Setting) -> Row:
 def mirror(setting: Setting) -> Row:
     """CPU µs per request with all requests mirrored; for the router that of its worker, the shadow process beside it."""
     collected = Collected()
-    names = [*setting.mirroring(), EMPTY]
+    names = [*setting.mirroring(), EMPTY, *([FIRST] if setting.with_router else [])]
     for number, name in setting.interleaved(names):
         with _start(setting, name) as running:
             wrk(running.port, setting.cores, WARM_UP_S)
+            if name == FIRST:
+                running.settle()  # else some of what is mirrored below belongs to the warm-up
             counted = setting.upstreams.counts()
             pairs = running.pairs()
             before = running.cpu()
             result = wrk(running.port, setting.cores, setting.seconds(4))
             spent = _per_request(before, running.cpu(), result.requests)
+            if name == FIRST:
+                running.settle()
             later = running.pairs()
             counted = setting.upstreams.counts().since(counted)
         mirrored = (counted.requests - result.requests) / result.requests
@@ -72,13 +77,13 @@ def mirror(setting: Setting) -> Row:
             "mirrored %": 100 * mirrored,
             "new upstream connections": float(counted.connections),
         }
-        if name == ROUTER:
+        if name in (ROUTER, FIRST):
             details |= {
                 "shadow µs": spent["shadow"],
                 "compared pairs": later[0] - pairs[0],
                 "dropped and counted": later[1] - pairs[1],
             }
-        value = spent["worker"] if name == ROUTER else sum(spent.values())
+        value = spent["worker"] if name in (ROUTER, FIRST) else sum(spent.values())
         collected.add(name, value, **details)
         setting.say(f"mirror {number + 1}/{setting.rounds} {name}: {value:.1f} µs, {100 * mirrored:.0f} % mirrored")
     row = Row(
@@ -86,19 +91,21 @@ def mirror(setting: Setting) -> Row:
         "CPU per request with 100 % mirroring, 32 connections",
         "As above, and every request is offered to the mirror. For the router: CPU of the worker, which hands each "
         "finished exchange to the shadow process; what that process spends to send the copy, to read both answers and to "
-        "compare their predictions is in its own column. wrk offers more than one core can mirror, so the router's shadow "
-        "drops and counts what it cannot take (its share is shown); the next row is the same at a rate at which nothing is "
-        "dropped. The peers mirror inside the proxy, all of it, and throw the answer away unread. nginx closes the "
+        "compare their predictions is in its own column. wrk offers more than one core can mirror, and clients go first: the "
+        "router's shadow drops and counts what it cannot take (its share is shown). As a second entry the priorities are the "
+        "other way round: the worker gets what the shadow leaves (nice 19), so that everything is mirrored, and fewer requests are "
+        "served. The peers mirror inside the proxy, all of it, and throw the answer away unread. nginx closes the "
         "upstream connection of each mirrored request, since it does not read the answer's body; the last entry shows "
         "nginx with a mirror that answers 204, where it can keep them.",
         "µs/request",
         collected.series(),
         commands=(shown(wrk_command("PORT", setting.cores, setting.seconds(4))),),
     )
-    return (
-        row.checked(ratio_check(row, ROUTER, NGINX, "bluegreen worker / nginx mirror", 0.6, 0.45))
-        if setting.with_router
-        else row
+    if not setting.with_router:
+        return row
+    return row.checked(
+        ratio_check(row, ROUTER, NGINX, "bluegreen worker / nginx mirror", 0.6, 0.45),
+        ratio_check(row, FIRST, NGINX, "the same with everything mirrored", 0.6, 0.45),
     )
 
 
@@ -144,7 +151,8 @@ def mirror_paced(setting: Setting) -> Row:
 
 
 def _start(setting: Setting, name: str) -> Running:
-    return setting.start(NGINX if name == EMPTY else name, mirror=True, empty_mirror=name == EMPTY)
+    peer = {EMPTY: NGINX, FIRST: ROUTER}.get(name, name)
+    return setting.start(peer, mirror=True, empty_mirror=name == EMPTY, shadow_first=name == FIRST)
 
 
 def _per_request(before: dict[str, float], after: dict[str, float], requests: int) -> dict[str, float]:
