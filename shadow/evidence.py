@@ -22,13 +22,14 @@ from shadow.compare import Outcome as Compared
 from shadow.custom import Failure, OwnComparison, UnusableComparison, answer_of, compare_with, load_comparison
 from shadow.drift import Drift
 from shadow.evidence_options import EvidenceOptions
+from shadow.finite import finite
 from shadow.latency import Latency
 from shadow.measures import TEXT, Measures, Numbers
 from shadow.noise import NoiseComparison
 from shadow.observation import Observation
 from shadow.paired import McNemar
 from shadow.records import Records
-from shadow.sections import Document, finite, pair_sections
+from shadow.sections import Document, pair_sections
 from shadow.sequential import Bernoulli
 from shadow.slices import AGREED, BETTER, BLUE_FAILED, DIFFERED, GREEN_FAILED, WORSE, Slices
 from shadow.words import summary

@@ -20,10 +20,10 @@ from typing import Any, Final
 from shadow.decisions import is_right, verdicts
 from shadow.draws import Drawn, Draws, Question
 from shadow.experiment_steps import Steps
+from shadow.finite import finite
 from shadow.intervals import difference_intervals
 from shadow.live import ErrorEvents, RewardDifference, SampleRatio
 from shadow.paired import McNemar
-from shadow.sections import finite
 from shadow.sequential import log_threshold
 
 STATE_VERSION: Final = 2

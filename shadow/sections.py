@@ -7,7 +7,6 @@ Gates read these numbers. For each question there are the counts, so that any th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from shadow.forecast import more_for_mcnemar
@@ -139,14 +138,3 @@ def _similarity(noise: NoiseComparison, alpha: float) -> Document | None:
 def _e_value(log_e: float) -> float:
     """E itself, for a reader; what is beyond 1e12 is shown as that."""
     return math.exp(min(log_e, math.log(1e12)))
-
-
-def finite(value: Any) -> Any:
-    """JSON values without NaN and infinities: those become null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return value

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from router.rollout.rollout import Move, Rollout
-from shadow.sections import finite
+from shadow.finite import finite
 
 NO_HASH: Final = "0" * 64
 FORMAT: Final = "bluegreen-rollout-1"

@@ -5,12 +5,12 @@ Apart from the gates, whose statistics take a second to load: a control process 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from router.rollout.live_errors import StepErrors
+from shadow.finite import finite
 
 PASS: Final = "pass"  # noqa: S105  # no password
 FAIL: Final = "fail"
@@ -69,19 +69,14 @@ class GateResult:
         return {
             "name": self.name,
             "state": self.state,
-            "estimate": _finite(self.estimate),
-            "ci": [_finite(end) for end in self.ci],
+            "estimate": finite(self.estimate),
+            "ci": [finite(end) for end in self.ci],
             "n": self.n,
             "of": self.of,
             "threshold": self.threshold,
             "more": self.more,
             "detail": self.detail,
         }
-
-
-def _finite(value: float | None) -> float | None:
-    """JSON knows no NaN and no infinity."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,13 @@ from collections.abc import Mapping
 from heapq import heappop, heappush
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
-
-import httpx
+from typing import TYPE_CHECKING, Any, Final
 
 from router.errors import SettingsError
 from router.rollout.policy import Policy
+
+if TYPE_CHECKING:
+    import httpx
 
 SIGNATURE: Final = "X-Bluegreen-Signature"
 LINE: Final = 1000
@@ -100,6 +101,8 @@ class Webhooks:
         heappush(self._line, (when, self._order, attempt, url, body))
 
     def _run(self) -> None:
+        import httpx  # a tenth of a second that the start of control need not wait for
+
         with httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=False) as client:
             while True:
                 with self._changed:
@@ -111,6 +114,8 @@ class Webhooks:
                 self._send(client, attempt, url, body)
 
     def _send(self, client: httpx.Client, attempt: int, url: str, body: bytes) -> None:
+        import httpx
+
         headers = {"content-type": "application/json", "user-agent": "bluegreen"}
         if self._secret is not None:
             headers[SIGNATURE] = signature(self._secret, body)

@@ -8,7 +8,6 @@ start of their transaction (BEGIN IMMEDIATE), because SQLite fails a reader that
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from router.errors import Unavailable
 from router.plan import Plan, parse_plan
 from router.store import schema
 from router.store.migrations import BUSY_SECONDS, migrate
+from shadow.finite import finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,14 +292,4 @@ def _to_json(value: object) -> str:
     try:
         return json.dumps(value, allow_nan=False, separators=(",", ":"))
     except ValueError:
-        return json.dumps(_finite(value), allow_nan=False, separators=(",", ":"))
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
+        return json.dumps(finite(value), allow_nan=False, separators=(",", ":"))

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,10 @@ def test_what_keeps_it_from_starting_is_said_in_one_line(tmp_path: Path, damage:
     lines = [line for line in str(caught.value).splitlines() if "control cannot start: " in line]
     assert len(lines) == 1
     assert "Traceback" not in str(caught.value)
+
+
+def test_what_takes_long_to_import_waits_until_it_is_used() -> None:
+    """Control is to be back soon after it was killed: the statistics and the sender of webhooks are half a second of its start."""
+    code = "import sys, router.run_control; print(*sorted({'numpy', 'scipy', 'httpx'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == ""

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shadow.finite import finite
 from shadow.latency import ArmPair, Latency, quantile_ranks
 from shadow.quantiles import Histogram, order_statistic_ranks
-from shadow.sections import finite
 
 
 @given(st.integers(0, 3_000), st.sampled_from([0.01, 0.5, 0.9, 0.95, 0.99]), st.sampled_from([0.05, 0.025, 0.001]))

@@ -3,9 +3,10 @@ import math
 
 import pytest
 
+from shadow.finite import finite
 from shadow.intervals import difference_intervals, rate_intervals
 from shadow.noise import NoiseComparison
-from shadow.sections import against_noise, finite
+from shadow.sections import against_noise
 
 
 def test_what_json_cannot_write_becomes_null():
