@@ -79,8 +79,8 @@ class PlanPage:
                 return revision - 1, older
             damaged += 1
             if damaged == _DAMAGED_LOOKS:
-                break
-        raise StartError("the plan page is damaged: neither of its slots holds a whole plan")
+                raise StartError("the plan page is damaged: neither of its slots holds a whole plan")
+        raise StartError("the plan page could not be read: it changed during every look")
 
     def previous(self) -> bytes | None:
         """The plan before the present one, while its slot still holds it."""

@@ -109,6 +109,7 @@ def _run(state: StateDir, listener: socket.socket) -> int:
         uvloop.run(_serve(app, listener))
     finally:
         rollouts.stop()
+        control.close()
         store.close()
     return 0
 

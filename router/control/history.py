@@ -7,6 +7,8 @@ from fastapi import APIRouter, Query
 from router.control.plans import Control
 from router.control.problems import Json
 
+SETTLE_SECONDS = 0.2
+
 
 def history_routes(control: Control) -> APIRouter:
     """`/v1/history`."""
@@ -19,7 +21,7 @@ def history_routes(control: Control) -> APIRouter:
         last: int | None = Query(None, ge=1, lt=2**31, description="The newest so many instead; still oldest first."),
     ) -> Json:
         """Every change of the plan, with the plans before and after it, and what else happened."""
-        control.record()  # a switch answers before its own entry is written
+        control.history.settle(SETTLE_SECONDS)  # a switch answers before its own entry is written
         return Json({"history": control.store.history(after, limit, last)})
 
     return routes

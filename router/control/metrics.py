@@ -130,7 +130,7 @@ def _workers(pages: Mapping[int, CounterPage], living: Mapping[int, CounterPage]
         yield CounterMetricFamily(f"bluegreen_{name}", text, value=sum(page.words[word] for page in pages.values()))
     yield GaugeMetricFamily(
         "bluegreen_connections",
-        "Open client connections.",
+        "Client connections, TLS handshakes included.",
         value=sum(page.words[counters.CONNECTIONS] for page in living.values()),
     )
     up = GaugeMetricFamily("bluegreen_worker_up", "1 while the worker in a slot runs and beats.", labels=["worker"])
@@ -149,7 +149,7 @@ def _plan(control: Control, living: Mapping[int, CounterPage]) -> Iterator[Metri
         ("release", "The release that is compared now.", plan.release),
         ("split_green_percent", "Green's share of live traffic in percent.", plan.split.green_percent),
         ("shadow_percent", "Share of exchanges that are mirrored in percent.", plan.shadow.percent),
-        ("history_pending", "Changes of the plan that the history does not hold yet.", control.unrecorded),
+        ("history_pending", "Changes of the plan that the history does not hold yet.", len(control.history.waiting())),
     ):
         yield GaugeMetricFamily(f"bluegreen_{name}", text, value=value)
     info = GaugeMetricFamily("bluegreen_arm_info", "1; the labels name each arm's model.", labels=["arm", "name"])

@@ -11,7 +11,6 @@ import re
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.background import BackgroundTask
 
 from models.arm import Arm, ArmError, Colour, parse_address, parse_arm
 from router.control.auth import who
@@ -56,8 +55,7 @@ def plan_routes(control: Control) -> APIRouter:
     def switch(request: Request, body: SwitchBody) -> Json:
         """All live traffic to one colour. Answers when that holds on every worker, with how many requests were recalled."""
         done = control.switch(Colour(body.to), who=who(request), why=body.reason)
-        answer = {"revision": done.plan.revision, "recalled": done.recalled, "holds": done.holds}
-        return Json(answer, background=BackgroundTask(control.record))
+        return Json({"revision": done.plan.revision, "recalled": done.recalled, "holds": done.holds})
 
     @routes.post("/v1/split")
     def split(request: Request, body: SplitBody) -> Json:

@@ -1,12 +1,9 @@
 """Changes the plan: the one place from which the plan page is written while the router runs.
 
 A change is one short critical section (read, pure transition, write of the page) and what follows it outside: nudge the
-workers, record it in the history while they look, wait until they obey. The page comes first because it is the truth and must
-not wait for anything, least of all for a disk: when the store does not answer, the change holds all the same, and its history
-entry is kept here and written with the next one. A switch does not wait for the history at all: its caller asks for that
-afterwards (`record`), and should this process be killed in between, the page still holds the plan and the one before it, from
-which the next start completes the history. Waiting happens outside the lock, so that one stuck worker delays nobody else's
-switch.
+workers, have the history written (router/control/history_writer.py), wait until the workers obey. The page comes first because
+it is the truth and must not wait for anything, least of all for a disk: when the store does not answer, the change holds all
+the same. Waiting happens outside the lock, so that one stuck worker delays nobody else's switch.
 """
 
 from __future__ import annotations
@@ -18,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from models.arm import Colour
+from router.control.history_writer import HistoryWriter
 from router.errors import PlanConflict, PlanError, Unavailable
 from router.page import PlanPage
 from router.plan import Change, Plan, read_plan, switched, written
@@ -26,7 +24,8 @@ from router.store.store import Store
 from router.workers import Workers
 
 SWITCH_SECONDS = 2.0  # how long a switch waits for every worker
-CHANGE_SECONDS = 0.5  # how long any other change does
+CHANGE_SECONDS = 0.5  # how long any other change does, and then for its history entry
+CLOSE_SECONDS = 1.0
 
 log = logging.getLogger("control")
 
@@ -49,9 +48,8 @@ class Control:
         self.store = store
         self.workers = workers
         self.now = now
+        self.history = HistoryWriter(store)
         self._changing = threading.Lock()
-        self._recording = threading.Lock()
-        self._unrecorded: list[tuple[Plan, Plan | None]] = []
         self._decoded: Plan | None = None
 
     def plan(self) -> Plan:
@@ -77,44 +75,31 @@ class Control:
     ) -> Plan:
         """Apply a transition of `router.plan`, and return the plan that was written.
 
-        Returns when every living worker obeys it, or after `wait` seconds (0: at once); it holds for each worker's next request
-        from the write on. Raises PlanConflict when the present revision is not `expect`, PlanError, Refused; then nothing
-        has changed.
+        Returns when every living worker obeys it, or after `wait` seconds (0: at once), and its history entry is written if the
+        store answers; it holds for each worker's next request from the write on. Raises PlanConflict when the present revision
+        is not `expect`, PlanError, Refused; then nothing has changed.
         """
         plan = self._write(transition, who, action, why, expect)
-        self.record()  # while the workers, who have been nudged, look at the page
         if wait > 0:
             self.workers.wait(plan.revision, wait)
+        self.history.settle(CHANGE_SECONDS)
         return plan
 
     def switch(self, to: Colour, *, who: str, why: str) -> Switched:
         """All live traffic to one colour; returns when it holds on every living worker, or after 2 s.
 
-        The page is written even when that colour has all traffic already: the caller wants to know that it holds. Call `record`
-        once the answer has been given.
+        The page is written even when that colour has all traffic already: the caller wants to know that it holds. For the
+        history nobody waits here.
         """
         before = self.workers.recalled()
         plan = self._write(lambda present: switched(present, to), who, f"switch {to}", why, None)
         holds = self.workers.wait(plan.revision, SWITCH_SECONDS)
         recalled = self.workers.recalled() - before
-        if len(self._unrecorded) > 1:
-            self.record()  # the page holds two plans: no more than that may be known to it alone
         return Switched(plan, recalled, holds)
 
-    def record(self) -> None:
-        """Write what the history lacks, in the order of the revisions. A store that fails is asked again at the next call."""
-        with self._recording:
-            try:
-                while self._unrecorded:
-                    self.store.add_history(*self._unrecorded[0])
-                    del self._unrecorded[0]
-            except Unavailable as error:
-                log.error("%d changes of the plan are not in the history yet: %s", len(self._unrecorded), error)
-
-    @property
-    def unrecorded(self) -> int:
-        """How many changes wait for the store to take them into the history."""
-        return len(self._unrecorded)
+    def close(self) -> None:
+        """Give the history a moment to become complete."""
+        self.history.close(CLOSE_SECONDS)
 
     def reconcile(self) -> None:
         """Bring history and page together at the start.
@@ -142,7 +127,7 @@ class Control:
             plan = written(transition(present), present, Change(who, self.now(), action, why))
             plan = replace(plan, revision=self.page.revision + 1)
             self._put(plan)
-            self._unrecorded.append((plan, present))
+            self.history.put(plan, present)
         self.workers.nudge()
         return plan
 

@@ -7,6 +7,7 @@ before a byte of the handshake, which is the costly part, is computed.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
@@ -17,12 +18,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from models.tasks import spawn
 from router.proxy.downstream import Downstream, peer_name
+from router.proxy.gateway import DRAIN_GRACE_SECONDS
 from router.proxy.options import ListenTls
 
 if TYPE_CHECKING:
     from router.proxy.gateway import Gateway
 
 _log = logging.getLogger("tls")
+_BACKLOG: Final = 4096  # as many may wait (router/supervisor.py)
 _ACCEPTED_AT_ONCE: Final = 8  # each is a millisecond or two of computing, between which others shall have their turn
 _RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PAUSE_SECONDS: Final = 1.0
@@ -37,15 +40,22 @@ class TlsPort:
         self._certificate = certificate
         self._gateway = gateway
         self._open = True
+        self._handshakes: set[asyncio.Task[None]] = set()
         self._listen()
 
     def close(self) -> None:
-        """Accept those who wait already, then no more; handshakes that run go on."""
+        """Accept those who wait already, then no more; handshakes that run have as long as an idle connection in a drain."""
         self._open = False
         self._gateway.loop.remove_reader(self._sock.fileno())
-        while self._accept():
-            pass
+        for _ in range(_BACKLOG):
+            if not self._accept():
+                break
         self._sock.close()
+        self._gateway.loop.call_later(DRAIN_GRACE_SECONDS, self._cut_off)
+
+    def _cut_off(self) -> None:
+        for handshake in list(self._handshakes):
+            handshake.cancel()
 
     def _listen(self) -> None:
         if self._open:
@@ -60,9 +70,12 @@ class TlsPort:
         """Accept one client; False when none waits, or none can be taken now."""
         try:
             sock, address = self._sock.accept()
+        except BlockingIOError:
+            return False
         except OSError as error:
-            # Else nobody waits (EAGAIN), or that client is gone already, which is to be treated the same (accept(2)).
-            if error.errno in _RESOURCES and self._open:
+            if error.errno not in _RESOURCES:
+                return True  # that client is gone already; the next one may be there (accept(2))
+            if self._open:
                 # Without a pause the socket would report the client who waits for ever.
                 _log.error("no client can be accepted for %g s: %s", _PAUSE_SECONDS, error.strerror)
                 self._gateway.loop.remove_reader(self._sock.fileno())
@@ -71,7 +84,9 @@ class TlsPort:
         peer = peer_name(address)
         if self._gateway.take_place(peer):
             sock.setblocking(False)
-            spawn(self._shake_hands(sock, peer), "TLS handshake")
+            handshake = spawn(self._shake_hands(sock, peer), "TLS handshake")
+            self._handshakes.add(handshake)
+            handshake.add_done_callback(self._handshakes.discard)
         else:
             sock.close()
         return True

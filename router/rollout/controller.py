@@ -36,6 +36,7 @@ from router.store.rollouts import RolloutStore, Superseded
 from router.version import own_version
 
 SETTLE_SECONDS: Final = 0.5  # what was in flight when a step began belongs to the one before
+HISTORY_SECONDS: Final = 0.2  # how long a move waits for the entry of the change that it answers to
 
 log = logging.getLogger("rollout")
 
@@ -357,6 +358,7 @@ class RolloutController:
         if digest is not None:
             message["record"] = digest
         action = moves.action_of(rollout.number, move.event, move.step, len(rollout.policy.steps))
+        self._control.history.settle(HISTORY_SECONDS)  # the change that a move answers to comes before it
         try:
             self._control.store.add_event("rollout", when=move.at, who=move.who, action=action, why=move.why, detail=message)
         except RouterError as error:
@@ -426,13 +428,14 @@ class RolloutController:
         self._move(Event.HAND, who=other["who"], why=why, now=now, verdict=self._examiner.newest)
 
     def _changes(self, plan: Plan, after: int) -> list[dict[str, Any]]:
-        """The changes of the plan after a revision, oldest first; the newest is in the plan itself, whatever the store has."""
-        found = [change for change in self._store.changes_after(after) if change["revision"] < plan.revision]
-        if plan.revision > after:
-            change = plan.change
-            newest = {"revision": plan.revision, "when": change.when, "who": change.who}
-            found.append({**newest, "action": change.action, "why": change.why})
-        return found
+        """The changes of the plan after a revision, oldest first, whether the history holds them already or not."""
+        waiting = [*self._control.history.waiting(), plan]  # before the store is asked: one may go over in between
+        found = {change["revision"]: change for change in self._store.changes_after(after)}
+        for one in waiting:
+            change = one.change
+            words = {"when": change.when, "who": change.who, "action": change.action, "why": change.why}
+            found[one.revision] = {"revision": one.revision, **words}
+        return [found[revision] for revision in sorted(found) if after < revision <= plan.revision]
 
     def _raise_shadow(self, rollout: Rollout) -> None:
         """Have mirrored what the rollout needs. Once more after a kill does no harm: then nothing is missing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -81,6 +82,7 @@ class Setting:
         self.controller.recover(self.now)
 
     def end(self) -> None:
+        self.control.close()
         self.store.close()
         self.page.close()
 
@@ -325,6 +327,22 @@ def test_another_share_of_mirrored_traffic_is_nobodys_interference(router: Setti
     router.control.change(lambda plan: shadowed_at(plan, 20), who="dan", action="shadow 20", why="")
     router.pass_time(60)
     assert router.at == (State.STEPPING, 1, 50)
+
+
+def test_a_switch_by_hand_is_seen_before_the_history_has_it(router: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A harmless change right after it must not hide it."""
+    router.start()
+    write, go = router.store.add_history, threading.Event()
+    monkeypatch.setattr(router.store, "add_history", lambda *entry: (go.wait(10), write(*entry)))
+    router.control.switch(Colour.BLUE, who="dan", why="I know better")
+    router.control.change(lambda plan: shadowed_at(plan, 50), who="eve", action="shadow 50", why="", wait=0)
+    router.controller.tick(router.now)
+    assert (router.rollout.state, router.rollout.by_hand) == (State.PAUSED, True)
+    assert router.rollout.reason.startswith("dan changed the plan by hand: switch blue (I know better)")
+    go.set()
+    assert router.control.history.settle(10)
+    router.pass_time(20)
+    assert router.rollout.by_hand
 
 
 def test_after_a_change_by_hand_a_resumption_goes_back_to_its_step(router: Setting) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from certificates import Authority
+from certificates import Authority, Issued
 from plane import Client, Ended, Router, Upstream, until
 
 from router import counters as c
@@ -20,20 +20,27 @@ from router import counters as c
 GET = b"GET /v1/models HTTP/1.1\r\nHost: models.example\r\n\r\n"
 
 
+def settings_of(issued: Issued, *, head: float = 5.0, **limits: int) -> dict[str, Any]:
+    return {
+        "listen_tls": {"certificate": str(issued.certificate), "key": str(issued.key)},
+        "timeouts": {"head": head, "idle": 0.5},
+        "limits": limits,
+        "health": {"interval": 60},
+    }
+
+
 @pytest.fixture
-def limited(tmp_path: Path, blue: Upstream, authority: Authority) -> Any:
+def issued(authority: Authority) -> Issued:
+    return authority.issues("models.example")
+
+
+@pytest.fixture
+def limited(tmp_path: Path, blue: Upstream, issued: Issued) -> Any:
     """Starts a worker with a TLS port and these limits."""
 
     @contextlib.contextmanager
-    def start(head: float = 5.0, **limits: int) -> Iterator[Router]:
-        issued = authority.issues("models.example")
-        settings = {
-            "listen_tls": {"certificate": str(issued.certificate), "key": str(issued.key)},
-            "timeouts": {"head": head, "idle": 0.5},
-            "limits": limits,
-            "health": {"interval": 60},
-        }
-        with Router(tmp_path, blue, settings=settings) as router:
+    def start(**others: Any) -> Iterator[Router]:
+        with Router(tmp_path, blue, settings=settings_of(issued, **others)) as router:
             yield router
             assert router.complaints() == []
 
@@ -129,3 +136,26 @@ def test_out_of_descriptors_clients_wait_and_are_served_afterwards(limited: Any,
             waiting.sock.sendall(GET)
             assert waiting.sock.recv(12) == b"HTTP/1.1 200"
         assert router.log.count("Too many open files") <= 3, "once a second, not at every turn"
+
+
+def test_limits_and_times_that_sighup_brings_hold_for_handshakes(limited: Any, issued: Issued, authority: Authority) -> None:
+    with limited() as router:
+        router.rereads(settings_of(issued, head=0.3, connections=1))
+        with Client(router.tls_address) as silent:
+            until(lambda: connections(router) == 1, "it has a place")
+            with Client(router.tls_address) as second:
+                assert second.is_cut_off()
+            began = time.monotonic()
+            assert silent.is_cut_off()
+            assert time.monotonic() - began < 3
+        assert is_answered(router, authority.client())
+
+
+def test_a_drain_waits_for_a_silent_handshake_no_longer_than_for_an_idle_connection(limited: Any) -> None:
+    with limited(head=60) as router:
+        with Client(router.tls_address):
+            until(lambda: connections(router) == 1, "it has a place")
+            began = time.monotonic()
+            router.terminates()
+            assert router.process.wait(10) == 0
+        assert time.monotonic() - began < 5
