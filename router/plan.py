@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from models.arm import Arm, ArmError, Colour, parse_arm
@@ -99,7 +100,7 @@ class Plan:
         return json.dumps(self.to_dict(), separators=(",", ":")).encode()
 
 
-def parse_plan(value: object) -> Plan:
+def parse_plan(value: object, parse_arm: Callable[[object, str], Arm] = parse_arm) -> Plan:
     """Check plain JSON values and make a Plan of them; what is left out gets its default. Raises PlanError."""
     if not isinstance(value, Mapping):
         raise PlanError("a plan is a JSON object with blue, green, split and shadow")
@@ -133,9 +134,19 @@ def parse_plan(value: object) -> Plan:
 def read_plan(text: bytes) -> Plan:
     """A plan from the bytes `Plan.to_json` made. Raises PlanError."""
     try:
-        return parse_plan(json.loads(text))
+        return parse_plan(json.loads(text), _arm_as_before)
     except (ValueError, TypeError, AttributeError) as error:
         raise PlanError(f"the stored plan cannot be read: {error}") from None
+
+
+def _arm_as_before(value: object, what: str) -> Arm:
+    """Most plans differ from the one before in their split alone, and each worker reads them in the midst of a switch."""
+    return _arm(json.dumps(value), what)
+
+
+@lru_cache(maxsize=16)
+def _arm(text: str, what: str) -> Arm:
+    return parse_arm(json.loads(text), what)
 
 
 # --- transitions: each returns the next plan with the same revision; `written` gives it its own ---------------------------

@@ -169,7 +169,7 @@ class LimitSettings(Group):
     body: Size = Field(default=2**26, description="Size of a request body.")
     head: Size = Field(default=2**15, description="Size of a request head.")
     headers: Whole = Field(default=100, ge=1, le=10_000, description="Fields in a request head.")
-    connections: Whole = Field(default=10_000, ge=1, le=10**6, description="Client connections of a worker, TLS handshakes included.")
+    connections: Whole = Field(default=10_000, ge=1, le=10**6, description="Client connections of a worker, with handshakes.")
     connections_per_client: Whole = Field(default=0, ge=0, le=10**6, description="Of those, from one address; 0: no limit.")
     in_flight: Whole = Field(default=1024, ge=1, le=10**6, description="Requests at an arm at once, for each worker.")
     queue: Whole = Field(

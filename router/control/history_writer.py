@@ -17,6 +17,8 @@ from router.plan import Plan
 from router.store.store import Store
 
 _RETRY_SECONDS: Final = 1.0
+_LINGER_SECONDS: Final = 0.01  # after a change, while workers and control are busy with it, unless somebody waits for its entry
+_HELD_BY_PAGE: Final = 2  # plans
 
 log = logging.getLogger("control")
 
@@ -28,6 +30,7 @@ class HistoryWriter:
         self._store = store
         self._line: deque[tuple[Plan, Plan | None]] = deque()
         self._changed = threading.Condition()
+        self._hurrying = 0  # how many wait for it
         self._thread: threading.Thread | None = None
         self._ended = False
 
@@ -48,7 +51,12 @@ class HistoryWriter:
     def settle(self, seconds: float) -> bool:
         """Wait until nothing waits to be written any more; False when after `seconds` something still does."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._line, seconds)
+            self._hurrying += 1
+            self._changed.notify_all()
+            try:
+                return self._changed.wait_for(lambda: not self._line, seconds)
+            finally:
+                self._hurrying -= 1
 
     def close(self, seconds: float) -> None:
         """Write what waits, for at most so long, and end."""
@@ -57,11 +65,15 @@ class HistoryWriter:
             self._ended = True
             self._changed.notify_all()
 
+    def _is_urgent(self) -> bool:
+        return self._hurrying > 0 or len(self._line) > _HELD_BY_PAGE or self._ended
+
     def _run(self) -> None:
         failing = False
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._line or self._ended)
+                self._changed.wait_for(self._is_urgent, _LINGER_SECONDS)
                 if self._ended:
                     return
                 plan, previous = self._line[0]
