@@ -264,6 +264,7 @@ class Shadow:
 
     async def _sweep(self) -> None:
         pruned = 0.0
+        looked = monotonic()
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             try:
@@ -274,7 +275,9 @@ class Shadow:
                     self._changed = True
                 self._spool.sweep(time())
                 now = monotonic()
-                if now - self._frame_at > QUIET_SECONDS and not self._mirror.busy:
+                # After a time without the processor it may only seem quiet: what came meanwhile is read after this sweep.
+                punctual, looked = now - looked < QUIET_SECONDS / 2, now
+                if punctual and now - self._frame_at > QUIET_SECONDS and not self._mirror.busy:
                     self._reckon("lost with a worker")
                 self._save_if_due(now)
                 if now - pruned > PRUNE_SECONDS:

@@ -121,20 +121,21 @@ def test_places_come_back_however_a_handshake_ends(limited: Any, authority: Auth
 
 
 def test_out_of_descriptors_clients_wait_and_are_served_afterwards(limited: Any, authority: Authority) -> None:
-    with limited() as router:
+    with limited() as router, contextlib.ExitStack() as open_clients:
         assert is_answered(router, authority.client())
         before = resource.prlimit(router.process.pid, resource.RLIMIT_NOFILE)
         router.forgives("no client can be accepted")
         resource.prlimit(router.process.pid, resource.RLIMIT_NOFILE, (router.descriptors, before[1]))
         try:
-            waiting = Client(router.tls_address)
+            # More than there are numbers free below the limit, those of connections that have just ended among them.
+            waiting = [open_clients.enter_context(Client(router.tls_address)) for _ in range(20)]
             until(lambda: "Too many open files" in router.log, "it says why nobody is accepted")
         finally:
             resource.prlimit(router.process.pid, resource.RLIMIT_NOFILE, before)
-        with waiting:
-            waiting.sock = authority.client().wrap_socket(waiting.sock, server_hostname="models.example")
-            waiting.sock.sendall(GET)
-            assert waiting.sock.recv(12) == b"HTTP/1.1 200"
+        for client in waiting:
+            client.sock = authority.client().wrap_socket(client.sock, server_hostname="models.example")
+            client.sock.sendall(GET)
+            assert client.sock.recv(12) == b"HTTP/1.1 200"
         assert router.log.count("Too many open files") <= 3, "once a second, not at every turn"
 
 
