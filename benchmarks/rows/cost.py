@@ -93,10 +93,10 @@ def mirror(setting: Setting) -> Row:
         "As above, and every request is offered to the mirror. For the router: CPU of the worker, which hands each "
         "finished exchange to the shadow process; what that process spends to send the copy, to read both answers and to "
         "compare their predictions is in its own column. wrk offers more than one core can mirror, and clients go first: the "
-        "router's shadow drops and counts what it cannot take (its share is shown). As a second entry the priorities are the "
-        "other way round: the worker gets what the shadow leaves (nice 19), so that everything is mirrored, and fewer requests are "
-        "served. The peers mirror inside the proxy, all of it, and throw the answer away unread. nginx closes the "
-        "upstream connection of each mirrored request, since it does not read the answer's body; the last entry shows "
+        "router's shadow drops and counts what it cannot take (its share is shown). In the entry with the shadow first the "
+        "priorities are the other way round: the worker gets what the shadow leaves (nice 19), so that everything is mirrored, and "
+        "fewer requests are served. The peers mirror inside the proxy, all of it, and throw the answer away unread. nginx closes the "
+        "upstream connection of each mirrored request, since it does not read the answer's body; another entry shows "
         "nginx with a mirror that answers 204, where it can keep them.",
         "µs/request",
         collected.series(),
