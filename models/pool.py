@@ -68,7 +68,6 @@ class Server:
         "good",
         "idle",
         "in_flight",
-        "opened",
         "refused",
         "rested",
         "retired",
@@ -81,7 +80,6 @@ class Server:
         self.address: Address = parse_address(url)
         self.idle: list[Upstream] = []
         self.in_flight = 0
-        self.opened = 0
         self.down = False
         self.good = 0  # consecutive good health checks
         self.refused = 0  # consecutive failed health checks
@@ -173,7 +171,6 @@ class Server:
                     ssl=tls if address.tls else None,
                     server_hostname=(server_name or address.host) if address.tls else None,
                 )
-        self.opened += 1
         return cast(Upstream, connection)
 
 
@@ -228,10 +225,13 @@ class Pool:
 async def probe(server: Server, health: Health, tls: ssl.SSLContext | None, server_name: str | None) -> bool:
     """One active health check: a GET of `health.path` answered with 2xx or 3xx, or without a path a connection that opens.
 
-    GET, since most model servers answer HEAD with 405.
+    GET, since most model servers answer HEAD with 405. The connection is never kept for requests, even when the server would
+    keep it open: one that found it among the idle ones would be lost when the check drops it.
     """
+    apart = Server(server.url)
+    apart.retire()
     try:
-        connection = await server.connect(health.timeout, tls, server_name)
+        connection = await apart.connect(health.timeout, tls, server_name)
     except (OSError, ssl.SSLError):
         return False
     if health.path is None:

@@ -236,7 +236,8 @@ class Downstream:
         """Close so that an answer given in the middle of a request still arrives (RFC 9112, 9.6).
 
         A socket closed with unread bytes resets the connection, which may destroy the answer on its way: so only the sending
-        side is closed first, and for a moment what the client still sends is read and thrown away.
+        side is closed first, and for a moment what the client still sends is read and thrown away. Over TLS uvloop's `close`
+        does that: it sends the closing alert and reads on until the client's.
         """
         self._last = True
         self._lingering = True

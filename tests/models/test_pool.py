@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.pool import Health, Pool, Server, Tls, probe
+from models.tasks import spawn
 from models.upstream import Upstream
 
 
@@ -200,7 +202,6 @@ def test_warm_connections_come_back_last_first_and_never_dead() -> None:
             one, two, three = [await connected(server) for _ in range(3)]
             for connection in (one, two, three):
                 server.keep(connection)
-            assert server.opened == 3
             assert server.warm() is three
             two.transport.close()
             assert server.warm() is one
@@ -306,6 +307,29 @@ def test_probe(answer: bytes, path: str | None, expected: bool) -> None:
             assert server.warm() is None
             if path is not None:
                 assert heads[0].startswith(b"GET /ready HTTP/1.1\r\nHost: 127.0.0.1:")
+
+    run(work())
+
+
+def test_connection_of_a_probe_is_never_offered_to_a_request() -> None:
+    """Not even between the answer of a server that ignores `Connection: close` and the end of the check."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async def work() -> None:
+        listener, url = await listening(serve)
+        async with listener:
+            server = Server(url)
+            for _ in range(20):
+                probing = spawn(probe(server, Health(path="/ready", timeout=2.0), None, None), "probe")
+                while not probing.done():
+                    assert not server.idle
+                    await asyncio.sleep(0)  # one turn of the loop: each of them is looked at
+                assert probing.result()
 
     run(work())
 
