@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from control_process import ControlProcess, Follower, new_state
+from control_process import ControlProcess, Follower, new_state, until
 
 from router import counters as c
 from router.counters import bin_of
@@ -421,6 +423,18 @@ def test_history_says_who_when_and_why(api: httpx.Client, process: ControlProces
     whole = api.get("/v1/history").json()["history"]
     assert [entry["revision"] for entry in whole] == list(range(1, second["revision"] + 1))
     assert api.get("/v1/history", params={"limit": 3}).json()["history"] == whole[:3]
+
+
+def test_history_answers_beside_a_locked_store_and_is_completed_afterwards(api: httpx.Client, process: ControlProcess) -> None:
+    before = api.get("/v1/history").json()["history"]
+    with closing(sqlite3.connect(process.state.store, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        changed = api.post("/v1/switch", json={"to": "blue", "reason": "locked"})
+        assert changed.status_code == 200
+        assert api.get("/v1/history").json()["history"] == before  # what is written; the change holds all the same
+        assert api.get("/v1/plan").json()["revision"] == before[-1]["revision"] + 1
+        other.execute("ROLLBACK")
+    until(lambda: api.get("/v1/history", params={"last": 1}).json()["history"][0]["why"] == "locked")
 
 
 def test_the_openapi_document_names_every_call(api: httpx.Client) -> None:
