@@ -105,6 +105,7 @@ class Server:
             connection.transport.close()
         else:
             connection.idle_since = 0.0
+            connection.reused = True  # also one that its first request did not wait for: it may go stale like any other
             self.idle.append(connection)
 
     def forget(self, connection: Upstream) -> None:

@@ -9,7 +9,10 @@ shadow's twins collect.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol, cast
+import contextlib
+import fcntl
+import termios
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from models.framing import Body, BodyTooLarge, FramingError, UntilCloseBody, body_of
 from models.http1 import HttpError
@@ -18,6 +21,7 @@ from models.http1_response import ResponseHead, known_answers, parse_response
 if TYPE_CHECKING:
     from models.pool import Server
 
+SMALL: Final = 65536  # bytes of a request that nobody looks after: at more a transport begins to complain
 MAX_INTERIM = 16  # 1xx answers before the final one; a server that sends more is broken
 
 
@@ -51,9 +55,9 @@ class Upstream:
 
     __slots__ = (
         "_body",
-        "_ended",
         "_held",
         "_interims",
+        "_large",
         "_last_head",
         "_reusable",
         "_tunnel",
@@ -73,11 +77,11 @@ class Upstream:
         self.reused = False
         self.idle_since = 0.0
         self.method = b""
-        self._ended = False  # the server has said, and not the network, that nothing more comes
         self._held = b""
         self._body: Body | None = None
         self._reusable = True
-        self.sent = False  # the request has left whole
+        self.sent = False  # the request has been handed to the transport whole
+        self._large = False  # so much of it that some may not have left yet
         self._tunnel = False
         self._interims = 0
         self._last_head: ResponseHead | None = None  # of an answer to a request other than HEAD
@@ -87,6 +91,7 @@ class Upstream:
         self.receiver = receiver
         self.method = method
         self.sent = whole
+        self._large = not whole or len(data) > SMALL
         self._interims = 0
         self.transport.write(data)
 
@@ -105,6 +110,10 @@ class Upstream:
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection stands."""
         self.transport = cast(asyncio.Transport, transport)
+        if self.server.address.tls:
+            # While a slow client has reading paused, uvloop would by default read 256 KiB ahead; and were the server's end
+            # among it, drop with the connection what it has read.
+            cast(Any, transport).set_read_buffer_limits(1)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the answer."""
@@ -125,6 +134,7 @@ class Upstream:
                 and head.reusable
                 and head.status >= 200
                 and self.sent
+                and not self._large
                 and self.method != b"HEAD"
                 and not self.server.retired
             ):
@@ -143,22 +153,29 @@ class Upstream:
             self._body_received(receiver, self._body, data)
 
     def eof_received(self) -> None:
-        """The server has said all it will say; the transport closes itself."""
-        self._ended = True
+        """The server has said all it will say; the transport closes itself.
+
+        The exchange ends now: the transport would first write what is left of the request, which the server may never take.
+        Under TLS only the closing alert calls this, and only it tells the end of an answer without a length (RFC 9112, 9.8).
+        """
         self.server.forget(self)
+        if self.receiver is not None and not self._tunnel:
+            self.transport.abort()
+            self._end(isinstance(self._body, UntilCloseBody))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The end: of an answer that lasts until the close, or of an exchange in its middle."""
+        """The end of a tunnel, or of an exchange in its middle."""
         self.server.forget(self)
-        receiver = self.receiver
+        self._end(self._tunnel)
+
+    def _end(self, whole: bool) -> None:
+        receiver, self.receiver = self.receiver, None
         if receiver is None:
             return
-        self.receiver = None
-        # Under TLS only the closing alert tells the end of such an answer (RFC 9112, 9.8), and only it calls eof_received.
-        if self._tunnel or (self._ended and exc is None and isinstance(self._body, UntilCloseBody)):
+        if whole:
             receiver.more(b"", True)
         else:
-            answered = self._body is not None or bool(self._held)
+            answered = self._body is not None or bool(self._held) or self._interims > 0
             receiver.broken("the connection was closed before the answer was whole", answered)
 
     def pause_writing(self) -> None:
@@ -227,9 +244,11 @@ class Upstream:
         self._body = None
         self._held = b""
         self.reused = True
-        if reusable and self.sent:
+        left = self.sent and (not self._large or not unsent(self.transport))
+        self._large = False
+        if reusable and left:
             self.server.keep(self)
-        elif self.sent:
+        elif left:
             self.transport.close()
         else:
             self.transport.abort()  # a close would wait until the server has taken a request that nobody needs any more
@@ -238,3 +257,13 @@ class Upstream:
         self.receiver = None
         self.transport.abort()
         receiver.broken(detail, True)
+
+
+def unsent(transport: asyncio.Transport) -> int:
+    """How many bytes of what was written have not arrived at the other side: in the transport, and in the kernel (tcp(7))."""
+    waiting: int = transport.get_write_buffer_size()
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        with contextlib.suppress(OSError, ValueError):
+            waiting += int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"), "little")
+    return waiting

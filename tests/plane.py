@@ -36,6 +36,9 @@ from router.plan import parse_plan
 from router.state import StateDir
 
 __all__ = [
+    "PATIENCE",
+    "PATIENT",
+    "SHORT",
     "Answer",
     "Client",
     "Connection",
@@ -54,6 +57,17 @@ __all__ = [
     "until",
 ]
 
+# --- times ---------------------------------------------------------------------------------------------------------------
+
+# Seconds that no busy machine comes near. `continue` alone is short, for it makes the worker sweep every 50 ms; it matters to
+# requests with `Expect` only.
+PATIENT: dict[str, float] = {
+    **{"connect": 10, "first_byte": 30, "idle": 30, "head": 30, "body": 60, "keep_alive": 75},
+    **{"upstream_keep_alive": 30, "continue": 0.25, "drain": 30},
+}
+# For a test that waits until one of them has passed, and that never has to be faster than any.
+SHORT: dict[str, float] = {**PATIENT, "connect": 0.5, "first_byte": 0.5, "idle": 0.5, "head": 0.5}
+
 # --- clients -------------------------------------------------------------------------------------------------------------
 
 
@@ -65,12 +79,15 @@ class Client:
         address: tuple[str, int],
         *,
         receive_buffer: int = 0,
+        segment: int = 0,
         tls: ssl.SSLContext | None = None,
         name: str | None = "models.example",
     ) -> None:
         self.sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM)
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if segment:
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
         self.sock.settimeout(PATIENCE)
         self.sock.connect(address)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -189,7 +206,7 @@ class Router:
     ) -> None:
         self.state = StateDir(folder)
         self.state.create()
-        self._settings = settings or {}
+        self._settings = self._in_force = settings or {}
         self.settings(self._settings)
         self._page = PlanPage(self.state.plan_page, writable=True)
         self._plan: dict[str, Any] = {"blue": _arm("one", blue), "green": None, "split": {"green_percent": 0}, "release": 1}
@@ -252,9 +269,21 @@ class Router:
 
     def begins(self, blue: Upstream, green: Upstream) -> None:
         """Everything at blue; green is there, but gets nothing. Writes a plan only when this is not the plan already."""
+        self.catches_up()  # with the ends of connections that the test before has left
         changes: dict[str, Any] = {"blue": blue, "green": green, "percent": 0, "key": None, "salt": ""}
         if self._changed(changes) != self._plan:
             self.obeys(**changes)
+
+    def catches_up(self) -> None:
+        """Wait until the worker has seen what happened before this call, such as the end of a server's connection."""
+        with contextlib.suppress(Ended, OSError):  # it may say that it has connections enough, and that is as good
+            self.asks(b"GET /-/healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+
+    def drops_idle(self) -> None:
+        """Have it close its idle connections to servers: the next request goes on a fresh one."""
+        blue, green = self._plan["blue"], self._plan["green"]
+        self.obeys(blue=["http://127.0.0.1:9"], green=None)  # nobody is asked there
+        self.obeys(blue=blue, green=green)
 
     def settings(self, values: dict[str, Any]) -> None:
         """Write the settings document (SIGHUP or a start makes the worker read it)."""
@@ -266,6 +295,7 @@ class Router:
         """New settings and SIGHUP; returns when they are in force."""
         already = self.log.count("settings")
         self.settings(values)
+        self._in_force = values
         self.process.send_signal(signal.SIGHUP)
         until(lambda: self.log.count("settings") > already, "rereading of the settings")
 
@@ -278,6 +308,16 @@ class Router:
             yield
         finally:
             self.rereads(self._settings)
+
+    @contextlib.contextmanager
+    def timing(self, **timeouts: float) -> Iterator[None]:
+        """Other timeouts while the block runs, also for the connections and requests that are there already."""
+        values = self._in_force
+        self.rereads({**values, "timeouts": {**values.get("timeouts", {}), **timeouts}})
+        try:
+            yield
+        finally:
+            self.rereads(values)
 
     def terminates(self) -> None:
         """SIGTERM: drain and end."""
@@ -303,9 +343,7 @@ class Router:
     @contextlib.contextmanager
     def counting(self) -> Iterator[Counting]:
         """Count what happens in the block; when it ends the router has become quiet, or the test fails."""
-        with contextlib.suppress(Ended, OSError):
-            # An answer leaves before it is counted; whatever is asked after it is answered when that has been done.
-            self.asks(b"GET /-/healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        self.catches_up()  # an answer leaves before it is counted
         before = self.counts
         counting = Counting()
         yield counting
@@ -314,9 +352,9 @@ class Router:
 
     def sweeps(self) -> None:
         """Wait until a sweep has looked after this call: the gauges show what is."""
-        beat = self.counts.word(c.BEAT)
-        until(lambda: self.counts.word(c.BEAT) != beat, "a sweep")
-        time.sleep(0.002)  # the beat is written before the gauges
+        for _ in range(2):  # a sweep's beat comes before its gauges; the next one's after them
+            beat = self.counts.word(c.BEAT)
+            until(lambda beat=beat: self.counts.word(c.BEAT) != beat, "a sweep")  # type: ignore[misc]
 
     def empty(self) -> None:
         """Wait until every client's connection has ended."""

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from plane_wire import Ended, Reader, Seen, ok, until
+from plane_wire import PATIENCE, Ended, Reader, Seen, ok, until
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _DISCONNECT = bytes(16)  # an address of the family AF_UNSPEC: connect(2) then dissolves the connection
@@ -126,7 +126,7 @@ class Upstream:
         """Answer when the event is set."""
 
         def deed(connection: Connection, _seen: Seen) -> None:
-            go.wait(10)
+            go.wait(PATIENCE)
             connection.send(raw or ok())
 
         return self._do(Behaviour(deed), once)
@@ -143,7 +143,8 @@ class Upstream:
         """Take the head and no byte more until the test ends."""
 
         def stall(connection: Connection, _seen: Seen) -> None:
-            until(lambda: not connection.open, "the end of the test", 30)
+            while connection.open:
+                time.sleep(0.01)
 
         return self._do(Behaviour(stall, early=True), once)
 

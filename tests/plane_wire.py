@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-PATIENCE = 10.0  # seconds after which a test gives up waiting; nothing is ever asserted to be faster than this
+PATIENCE = 30.0  # seconds after which a test gives up waiting; nothing is ever asserted to be faster than this
 
 
 class Ended(Exception):

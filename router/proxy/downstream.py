@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import socket
 import struct
-import termios
+import sys
 from typing import TYPE_CHECKING, Final, cast
 
 from models.familiar import Familiar
 from models.http1 import HttpError
+from models.upstream import unsent
 from router.proxy import answers
 from router.proxy.exchange import Exchange
 from router.proxy.forwarded import connection_fields
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 PIPELINE_BYTES: Final = 64 * 1024
 LINGER_SECONDS: Final = 2.0
+_BYTES_ACKED, _TCP_INFO_BYTES = 120, 128  # tcpi_bytes_acked in Linux's struct tcp_info (linux/tcp.h), 64 bits
 
 
 class Downstream:
@@ -39,12 +40,11 @@ class Downstream:
     """
 
     __slots__ = (
+        "_acked",
         "_buffer",
         "_empty_line",
         "_heads",
         "_last",
-        "_lingering",
-        "_on_the_way",
         "exchange",
         "forwarded",
         "full",
@@ -77,8 +77,7 @@ class Downstream:
         self._empty_line = False  # one has been passed over before this request
         self._heads = Familiar()
         self._last = False  # no further request is read
-        self._lingering = False
-        self._on_the_way = 0  # bytes, when last looked at
+        self._acked = 0  # bytes, ever, when last looked at
 
     # --- asyncio's side ---
 
@@ -104,8 +103,6 @@ class Downstream:
                 self._hold(data)
             elif not self._last:
                 self._next(self._buffer + data if self._buffer else data)
-            elif self._lingering and self.gateway.now() - self.since > LINGER_SECONDS:
-                self.transport.abort()
             return
         if not exchange.whole:
             end = exchange.feed(data)
@@ -136,6 +133,9 @@ class Downstream:
 
     def eof_received(self) -> None:
         """The client has closed its side. As with other gateways that counts as leaving: the transport closes itself."""
+        exchange = self.exchange
+        if exchange is not None and exchange.answered and not exchange.tunnel:
+            self.reset()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone; its request, if one runs, is called off."""
@@ -153,7 +153,6 @@ class Downstream:
     def resume_writing(self) -> None:
         """The client has caught up."""
         self.full = False
-        self._on_the_way = 0  # what is filled in now must not look as if nothing had left
         if self.exchange is not None:
             self.exchange.client_ready(True)
         elif not self._last:
@@ -240,7 +239,6 @@ class Downstream:
         does that: it sends the closing alert and reads on until the client's.
         """
         self._last = True
-        self._lingering = True
         self.reading_head = False
         self.exchange = None
         self._buffer = b""
@@ -264,32 +262,46 @@ class Downstream:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
+    def break_off(self) -> None:
+        """Close at once; with a reset when an answer may be cut in two by that."""
+        if self.idle and not self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self.reset()
+
     def drains(self) -> bool:
-        """Whether less of what was written is still on the way to the client than at the last look."""
-        waiting = self.transport.get_write_buffer_size()
+        """Whether the client has taken anything of what was written since the last look.
+
+        Told by what its side has acknowledged, which only grows. What still waits would not do: it is in the transport, in the
+        one below it over TLS, and in the kernel, which takes more of it whenever some has left.
+        """
         sock = self.transport.get_extra_info("socket")
-        if sock is not None:
-            with contextlib.suppress(OSError, ValueError):
-                unsent = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")  # what the client has not acknowledged
-                waiting += int.from_bytes(unsent, "little")
-        shrunk = waiting < self._on_the_way or not self._on_the_way
-        self._on_the_way = waiting
-        return shrunk
+        if sock is None:
+            return False
+        with contextlib.suppress(OSError):
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+            acked, self._acked = self._acked, int.from_bytes(info[_BYTES_ACKED:_TCP_INFO_BYTES], sys.byteorder)
+            return self._acked > acked
+        return False
+
+    def _has_left(self) -> bool:
+        """Whether nothing of what was written would be lost by closing now; what the kernel has of it still leaves."""
+        # Over TLS the transport does not tell all that it holds, but while it holds any the kernel has as much as it takes.
+        return not (self.transport.get_write_buffer_size() if self.transport.can_write_eof() else unsent(self.transport))
 
     def check_time(self, now: float, timeouts: Timeouts, drained: bool) -> None:
         """The sweep looks whether anything took too long; `drained` when an idle connection may be closed early."""
         idle = now - self.since
         if self.exchange is not None:
             self.exchange.check_time(now)
-        elif self._lingering:
-            if idle > LINGER_SECONDS:
-                self.transport.abort()
         elif self._last or self.full:
-            if idle > timeouts.idle:
-                if self.drains():
-                    self.since = now
-                else:
-                    self.transport.abort()  # its last answer is written, but it takes nothing
+            # Its answer is written: it may take it as slowly as it likes, but not stop taking it.
+            if self.drains():
+                self.since = now
+            elif idle > timeouts.idle:
+                self.reset()
+            if self._last and now - self.since > LINGER_SECONDS and self._has_left():
+                self.transport.abort()
         elif self.reading_head:
             if idle > timeouts.head:
                 # RFC 9110, 15.5.9

@@ -8,8 +8,9 @@ Until the first byte of an answer has gone to the client nothing is final: as lo
 bound) it can be sent again, to a fresh connection when a kept-alive one had gone stale (RFC 9112, 9.3.1), to another server
 when one refuses, to blue when green fails or a switch takes it back. After that a failure can only be told by closing.
 
-Requests are sent twice only on this arm's own accord: a prediction changes nothing on the server, and an arm whose requests
-must not be repeated is run with `fallback: {on: []}`.
+A request that a server may have acted on is repeated only when its method is idempotent (RFC 9110, 9.2.2) or the settings allow
+it, as they do by default: a prediction changes nothing on the server. Where requests must not be repeated, `fallback.on` is
+without `connect`; one that certainly did not arrive still goes to another server.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from router.proxy.downstream import Downstream
     from router.proxy.gateway import Gateway
 
+_IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"))  # RFC 9110, 9.2.2
+_NOT_SENT: Final = ("connect", "closed")  # failures of requests that no server can have acted on
 _HOLD_WHILE_WAITING: Final = 256 * 1024  # of a body, read before there is a connection to send it on
 
 
@@ -109,7 +112,7 @@ class Exchange:
             or not server.idle
             or target.in_flight >= gateway.most_in_flight
             or target.breaker.state
-            or length > gateway.keep_bytes
+            or length > gateway.most_quick
         ):
             self.dispatch(target)
             return end
@@ -248,10 +251,12 @@ class Exchange:
         gateway = self.gateway
         try:
             connection = await server.connect(gateway.timeouts.connect, gateway.tls, gateway.server_name)
-        except OSError as error:  # TimeoutError and ssl.SSLError are among them
+        except Exception as error:  # an OSError, TimeoutError and ssl.SSLError among them; any other must not leave it waiting
             if self.connecting and attempt == self._attempts:
                 self.connecting = False
                 self._failed("connect", _why_not_connected(error))
+            if not isinstance(error, OSError):
+                raise
             return
         if not self.connecting or attempt != self._attempts:
             server.keep(connection)  # its request went elsewhere in the meantime; the next one finds it warm
@@ -259,7 +264,7 @@ class Exchange:
         self.connecting = False
         if connection.transport.is_closing():
             # Accepted and closed at once: nobody would ever tell us so again.
-            self._failed("broken", "the server closed the connection at once")
+            self._failed("closed", "the server closed the connection at once")
             return
         gateway.words[self.target.base + c.OPENED] += 1  # type: ignore[union-attr]  # connecting implies a target
         self._send(connection)
@@ -291,9 +296,9 @@ class Exchange:
                 data = data + kept[0] if len(kept) == 1 else b"".join((data, *kept))
         if self._kept_size > self.gateway.keep_bytes:
             self._kept = None
-        connection.send(self, head.method, data, whole=self.whole)
         if not self.whole:
-            downstream.resume()
+            downstream.resume()  # first: the server may at once take no more, and then nothing must undo the pause
+        connection.send(self, head.method, data, whole=self.whole)
 
     # --- from the server (models.upstream.Receiver) ---
 
@@ -383,6 +388,8 @@ class Exchange:
         early = self.downstream.take_held()
         if early:
             self.tunnel_send(early)
+        if self.downstream.full:
+            self.client_ready(False)
 
     def tunnel_send(self, data: bytes) -> None:
         """Bytes of the client's side of the tunnel."""
@@ -393,7 +400,8 @@ class Exchange:
     def broken(self, detail: str, answered: bool) -> None:
         """The connection to the server failed."""
         upstream, self.upstream = self.upstream, None
-        if not answered and upstream is not None and upstream.reused and not self._stale_retried and self._kept is not None:
+        stale = not answered and upstream is not None and upstream.reused and not self._stale_retried
+        if stale and self._repeatable():
             # The server closed a kept-alive connection while the request was on its way: nobody's failure.
             self._stale_retried = True
             self._leave()
@@ -413,13 +421,16 @@ class Exchange:
             self.downstream.pause()
 
     def client_ready(self, ready: bool) -> None:
-        """The client takes more of the answer, or for now no more."""
+        """The client takes more of the answer, or for now no more.
+
+        Nothing is paused before the answer itself: that could become idle in the same turn, and would stay paused.
+        """
         if self.upstream is not None:
             transport = self.upstream.transport
             if ready:
                 self.active = perf_counter()
                 transport.resume_reading()
-            else:
+            elif self.answered:
                 transport.pause_reading()
 
     def _reconnect(self) -> None:
@@ -457,8 +468,18 @@ class Exchange:
         """Whether blue may answer in green's place. The body may also have been kept for the shadow, up to another bound."""
         return self._kept is not None and not self.answered and self._kept_size <= self.gateway.fallback.body
 
+    def _repeatable(self) -> bool:
+        """Whether a request that a server may have acted on may be sent to its arm again.
+
+        RFC 9110, 9.2.2: with an idempotent method it may. With others where the settings say that requests may be repeated.
+        """
+        return self._kept is not None and (self.head.method in _IDEMPOTENT or "connect" in self.gateway.fallback.on)
+
     def _failed(self, kind: str, detail: str) -> None:
-        """An attempt failed: try another server, or blue in green's place, or tell the client."""
+        """An attempt failed: try another server, or blue in green's place, or tell the client.
+
+        `kind`: "connect", "closed" (as soon as it stood), "broken" (when the request had been sent) or "timeout".
+        """
         now = perf_counter()
         target, server = self.target, self._server
         assert target is not None
@@ -469,8 +490,9 @@ class Exchange:
         if self.answered:
             self._cut_off()
             return
-        armed = ("connect" if kind == "broken" else kind) in self.gateway.fallback.on
-        if kind != "timeout" and self._kept is not None and len(self._tried or ()) < len(target.pool.servers):
+        armed = ("timeout" if kind == "timeout" else "connect") in self.gateway.fallback.on
+        again = self._kept is not None if kind in _NOT_SENT else kind == "broken" and self._repeatable()
+        if again and len(self._tried or ()) < len(target.pool.servers):
             self._leave()
             self.connect()
         elif target.is_green and armed and self._replayable():
@@ -497,10 +519,15 @@ class Exchange:
         self.dispatch(self.routing.blue)
 
     def recall(self, routing: Routing) -> bool:
-        """A switch takes the request back from green; False when its answer has begun or its body was not kept."""
+        """A switch takes the request back from green; False when its answer has begun or its body was not kept.
+
+        A promotion takes nothing back: its request is at the arm that is blue from now on.
+        """
         target = self.target
-        if target is None or not target.is_green or self.answered or self._kept is None or self.tunnel:
-            self.routing = routing if target is None else self.routing
+        if target is None:
+            self.routing = routing
+            return False
+        if not target.is_green or target.arm == routing.blue.arm or self.answered or self._kept is None or self.tunnel:
             return False
         if self.upstream is not None:
             self.upstream.drop()
@@ -519,7 +546,7 @@ class Exchange:
     def check_time(self, now: float) -> None:
         """The sweep looks whether anything took too long."""
         timeouts = self.gateway.timeouts
-        if self.downstream.full and now - max(self.active, self.started) > timeouts.idle and self.downstream.drains():
+        if self.downstream.full and self.downstream.drains():
             self.active = now  # slow, but it takes its answer
         active = max(self.active, self.started)
         if self.queued_at:
@@ -652,7 +679,8 @@ class Exchange:
         if target.breaker.troubled and self.status < 500:
             target.breaker.succeeded()
         if self._handover is not None:
-            self._handover.offer(self, self._kept, now)
+            # Half a request would be no prediction to the other arm.
+            self._handover.offer(self, self._kept if self.whole else None, now)
         if gateway.logging:
             gateway.log(self, now)
         if self.whole:
@@ -661,7 +689,7 @@ class Exchange:
             self.downstream.close_after_reading()
 
 
-def _why_not_connected(error: OSError) -> str:
+def _why_not_connected(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "the server did not accept a connection in time"
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from models.pool import Server, probe
 from models.tasks import spawn
+from models.upstream import SMALL
 from router import counters as c
 from router.counters import CounterPage
 from router.errors import PlanError, StartError
@@ -94,6 +95,7 @@ class Gateway:
         self.logs_exposures = options.mirroring.logged > 0
         self.breaker_armed = bool(options.fallback.on)
         self.keep_bytes = max(options.fallback.body, options.mirroring.body)
+        self.most_quick = min(self.keep_bytes, SMALL)
         self.server_name = options.upstream_tls.server_name
         self._targets.take_options(options)
         self.logging = options.access_log.path is not None and options.access_log.sample > 0
@@ -346,7 +348,7 @@ class Gateway:
     def finish(self) -> None:
         """The last things a worker does."""
         for downstream in [*self.downstreams, *self._refused]:
-            downstream.transport.abort()
+            downstream.break_off()
         self._write_log()
         self.tap.close()
         self.words[c.CONNECTIONS] = self.words[c.PID] = 0

@@ -47,18 +47,21 @@ class Readiness:
         gateway = self._gateway
         servers = gateway.obey_plan().blue.pool.servers
         health, tls, name = gateway.options.health, gateway.tls, gateway.server_name
-        results = await asyncio.gather(*(probe(s, health, tls, name) for s in servers))
-        self._ready = any(results)
-        self._checked = perf_counter()
-        waiting, self._waiting = self._waiting, []
-        for asker in waiting:
-            asker.told(self._ready)
+        ready = False
+        try:
+            ready = any(await asyncio.gather(*(probe(s, health, tls, name) for s in servers)))
+        finally:
+            self._ready, self._checked = ready, perf_counter()
+            waiting, self._waiting = self._waiting, []
+            for asker in waiting:
+                asker.told(self._ready)
 
 
 class Probe:
     """One probe on one connection; takes an exchange's place there."""
 
     whole = True
+    answered = False
     tunnel = False
 
     def __init__(self, gateway: Gateway, downstream: Downstream, head: RequestHead) -> None:

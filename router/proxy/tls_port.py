@@ -29,6 +29,7 @@ _BACKLOG: Final = 4096  # as many may wait (router/supervisor.py)
 _ACCEPTED_AT_ONCE: Final = 8  # each is a millisecond or two of computing, between which others shall have their turn
 _RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PAUSE_SECONDS: Final = 1.0
+_SHUTDOWN_SECONDS: Final = 86_400.0  # also for a last answer to leave; the sweep knows better when a client takes nothing
 
 
 class TlsPort:
@@ -102,6 +103,7 @@ class TlsPort:
                     sock,
                     ssl=self._certificate.context,
                     ssl_handshake_timeout=gateway.timeouts.head,  # a handshake is the beginning of a head
+                    ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
                 )
         finally:
             # Also when nothing was raised: uvloop returns as if all were well when the client leaves in the middle.
