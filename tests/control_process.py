@@ -84,7 +84,7 @@ class ControlProcess:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
-        until(lambda: self._answers() or self.process.poll() is not None, 20)
+        until(lambda: self._answers() or self.process.poll() is not None, 60)
         assert self.process.poll() is None, self.log
 
     def _answers(self) -> bool:
@@ -98,7 +98,7 @@ class ControlProcess:
 
     @contextlib.contextmanager
     def client(self, **headers: str) -> Iterator[httpx.Client]:
-        with httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=10) as client:
+        with httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=30) as client:
             yield client
 
     def plan(self) -> Plan:
@@ -111,13 +111,13 @@ class ControlProcess:
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(30)
 
     def end(self) -> int:
         """SIGTERM; the exit status."""
         self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(10)
+            return self.process.wait(30)
         finally:
             self.listener.close()
 
@@ -149,7 +149,7 @@ class Follower:
 
     def stop(self) -> None:
         self._ended.set()
-        self._thread.join(10)
+        self._thread.join(30)
         if self._fifo >= 0:
             os.close(self._fifo)
         self._fifo = -1
@@ -180,7 +180,7 @@ def unused_pid() -> int:
     return process.pid
 
 
-def until(true: Callable[[], Any], seconds: float = 10.0) -> None:
+def until(true: Callable[[], Any], seconds: float = 30.0) -> None:
     """Wait until something is so; fail when it does not come."""
     deadline = time.monotonic() + seconds
     while not true():

@@ -25,10 +25,12 @@ REQUESTS = 4000  # per beat
 
 
 class Stage:
-    """Plays shadow and users from its beginning to `stop`. `good` may be set to False: then green differs half of the time."""
+    """Plays shadow and users from its beginning to `stop`. `good` may be set to False: then green differs half of the time.
+    `users` too: then nobody asks, and a rollout stays in the step where it is.
+    """
 
     def __init__(self, state: StateDir) -> None:
-        self.good = True
+        self.good = self.users = True
         self._state = state
         self._page = PlanPage(state.plan_page)
         self._store = Store(state.store)
@@ -50,7 +52,7 @@ class Stage:
     def stop(self) -> None:
         self._ended.set()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(30)
         self._tap.close()
         self._store.close()
         self._page.close()
@@ -67,6 +69,8 @@ class Stage:
             snapshot = {"alpha": 0.05, "pairs": pairs, "agreement": {"n": pairs, "agreed": agreed}}
             plan = self.plan()
             self._store.save_evidence(plan.release, {**snapshot, "errors": {"n": pairs}}, time.time())
+            if not self.users:
+                continue
             green = round(REQUESTS * plan.split.green_percent / 100)
             self._words[c.COLOUR_BASE[1] + c.STATUS + 1] += green
             self._words[c.COLOUR_BASE[0] + c.STATUS + 1] += REQUESTS - green

@@ -63,7 +63,7 @@ def serving(app: Any) -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(timeout=30)
+        thread.join(timeout=60)
         listener.close()
         assert not thread.is_alive()
 
@@ -108,7 +108,7 @@ def start_reference_server() -> Iterator[Callable[..., ServerProcess]]:
         if process.poll() is None:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=10)
+                process.wait(timeout=30)
         if process.poll() is None:
             process.kill()
             process.wait()

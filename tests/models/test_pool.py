@@ -21,7 +21,7 @@ from models.upstream import Upstream
 
 def run(work: Coroutine[Any, Any, None]) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(asyncio.wait_for(work, 10))
+        runner.run(asyncio.wait_for(work, 60))
 
 
 def servers(count: int) -> list[Server]:
@@ -190,7 +190,7 @@ async def listening(handler: Any) -> tuple[asyncio.Server, str]:
 
 
 async def connected(server: Server) -> Upstream:
-    return await server.connect(1.0, None, None)
+    return await server.connect(20.0, None, None)
 
 
 def test_warm_connections_come_back_last_first_and_never_dead() -> None:
@@ -303,7 +303,7 @@ def test_probe(answer: bytes, path: str | None, expected: bool) -> None:
         listener, url = await listening(serve)
         async with listener:
             server = Server(url)
-            assert await probe(server, Health(path=path, timeout=2.0), None, None) is expected
+            assert await probe(server, Health(path=path, timeout=20.0), None, None) is expected
             assert server.warm() is None
             if path is not None:
                 assert heads[0].startswith(b"GET /ready HTTP/1.1\r\nHost: 127.0.0.1:")
@@ -325,7 +325,7 @@ def test_connection_of_a_probe_is_never_offered_to_a_request() -> None:
         async with listener:
             server = Server(url)
             for _ in range(20):
-                probing = spawn(probe(server, Health(path="/ready", timeout=2.0), None, None), "probe")
+                probing = spawn(probe(server, Health(path="/ready", timeout=20.0), None, None), "probe")
                 while not probing.done():
                     assert not server.idle
                     await asyncio.sleep(0)  # one turn of the loop: each of them is looked at

@@ -114,14 +114,14 @@ def test_a_model_that_is_missing_or_no_model(tmp_path: Path) -> None:
 
 def test_a_server_from_start_to_interrupt(reference_models: Path, start_reference_server: Callable[..., Any]) -> None:
     server = start_reference_server(reference_models / "digits-blue.skops", "--name", "iris-v1", "--version", "3")
-    with httpx.Client(base_url=server.url) as client:
+    with httpx.Client(base_url=server.url, timeout=30) as client:
         assert client.get("/v2/health/ready").json() == {"ready": True}
         expected = load(reference_models / "digits-blue.skops").answer(np.array(ROWS[:20]), "predict").tolist()
         answers = [client.post("/v2/models/iris-v1/infer", json=ask(row)).json() for row in ROWS[:20]]
     assert [answer["outputs"][0]["data"][0] for answer in answers] == expected
     assert {(answer["model_name"], answer["model_version"]) for answer in answers} == {("iris-v1", "3")}
     server.process.send_signal(signal.SIGINT)
-    assert server.process.wait(timeout=30) == 0
+    assert server.process.wait(timeout=60) == 0
     assert server.process.stdout.read() == ""
     assert server.process.stderr.read() == ""
 
@@ -132,7 +132,7 @@ def test_a_request_under_way_is_answered_before_the_end(
     server = start_reference_server(reference_models / "digits-blue.skops", "--delay-ms", "600", "--seed", "1")
     host, port = server.url.removeprefix("http://").split(":")
     body = json.dumps(ask(ROWS[0])).encode()
-    with socket.create_connection((host, int(port)), timeout=20) as client:
+    with socket.create_connection((host, int(port)), timeout=60) as client:
         head = f"POST /v2/models/digits/infer HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(body)}\r\n"
         # The interim answer shows that the server has begun to read the request: it is under way by any account.
         client.sendall(f"{head}expect: 100-continue\r\n\r\n".encode())
@@ -145,7 +145,7 @@ def test_a_request_under_way_is_answered_before_the_end(
             answer += received
     assert answer.startswith(b"HTTP/1.1 200")
     assert b'"model_name":"digits"' in answer
-    assert server.process.wait(timeout=20) == 0
+    assert server.process.wait(timeout=60) == 0
 
 
 def test_the_commands_load_nothing_heavy() -> None:

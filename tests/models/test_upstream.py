@@ -292,7 +292,7 @@ def test_any_bytes_in_any_cut_tell_the_same_story(raw: bytes, cuts: list[int], e
 
 def run(work: Coroutine[Any, Any, None]) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(asyncio.wait_for(work, 10))
+        runner.run(asyncio.wait_for(work, 60))
 
 
 async def serving(
@@ -313,7 +313,7 @@ def test_one_connection_carries_many_exchanges() -> None:
 
         listener, server = await serving(serve)
         async with listener:
-            upstream = await server.connect(1.0, None, None)
+            upstream = await server.connect(20.0, None, None)
             reused = [upstream.reused]
             for i in range(100):
                 receiver = Listening()
@@ -340,7 +340,7 @@ def test_slow_server_is_told_and_caught_up() -> None:
 
         listener, server = await serving(serve)
         async with listener:
-            upstream = await server.connect(1.0, None, None)
+            upstream = await server.connect(20.0, None, None)
             receiver = Listening()
             upstream.send(receiver, b"POST", REQUEST, whole=False)
             upstream.write(bytes(20_000_000), whole=True)

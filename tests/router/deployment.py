@@ -7,9 +7,11 @@ what was asked, so that a client can tell a right answer from a wrong one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -22,30 +24,50 @@ from typing import Any
 import yaml
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody has, each another one.
+
+    They lie below the range from which the kernel takes those of outgoing connections and of port 0, so that none of these sits
+    on a port between now and the moment when somebody listens there.
+    """
+    ports: list[int] = []
+    with contextlib.ExitStack() as held:
+        for port in random.SystemRandom().sample(range(12000, 30000), 1000):
+            sock = held.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                sock.bind(("127.0.0.1", port))
+                ports.append(port)
+            if len(ports) == count:
+                return ports
+    raise AssertionError("no free port")
+
+
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    return free_ports(1)[0]
 
 
 class ColourServers:
-    """Blue's and green's servers. `url(colour)`; `delay[colour]` in seconds may be set while they run."""
+    """Blue's and green's servers. `url(colour)`; `delay[colour]` in seconds may be set while they run.
+
+    A colour in `holding` answers nobody, until it is taken out again.
+    """
 
     def __init__(self, colours: tuple[str, ...] = ("blue", "green")) -> None:
         self.delay = dict.fromkeys(colours, 0.0)
+        self.holding: set[str] = set()
         self._ports: dict[str, int] = {}
         self._loop = asyncio.new_event_loop()
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(colours, ready), daemon=True)
         self._thread.start()
-        assert ready.wait(10)
+        assert ready.wait(30)
 
     def url(self, colour: str) -> str:
         return f"http://127.0.0.1:{self._ports[colour]}"
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(30)
 
     def _run(self, colours: tuple[str, ...], ready: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
@@ -70,6 +92,8 @@ class ColourServers:
                 body = await reader.readexactly(length)
                 if self.delay[colour]:
                     await asyncio.sleep(self.delay[colour])
+                while colour in self.holding:
+                    await asyncio.sleep(0.005)
                 asked = json.loads(body) if body else {}
                 text = json.dumps({"outputs": [{"name": "predict", "shape": [1], "datatype": "BYTES", "data": ["same"]}],
                                    "colour": colour, "asked": asked.get("id")}).encode()  # fmt: skip
@@ -84,11 +108,13 @@ class ColourServers:
 
 
 class Deployment:
-    """`bluegreen serve` as a child process, and its two ports."""
+    """`bluegreen serve` as a child process, and its two ports. It gives servers more time to connect than by default: whether
+    one is there shall not depend on how busy the machine is.
+    """
 
     def __init__(self, folder: Path, blue: str, green: str | None, **settings: Any) -> None:
         self.folder = folder
-        self.port, self.control_port = free_port(), free_port()
+        self.port, self.control_port = free_ports(2)
         self.config = folder / "bluegreen.yaml"
         document: dict[str, Any] = {
             "listen": f"127.0.0.1:{self.port}",
@@ -98,6 +124,8 @@ class Deployment:
             "blue": {"name": "v1", "servers": [blue]},
             **({"green": {"name": "v2", "servers": [green]}} if green else {}),
             **settings,
+            "timeouts": {"connect": "20s", **settings.get("timeouts", {})},
+            "health": {"timeout": "20s", **settings.get("health", {})},
         }
         self.config.write_text(yaml.safe_dump(document))
         self.process: subprocess.Popen[bytes] | None = None
@@ -114,10 +142,17 @@ class Deployment:
                 stderr=log,
                 process_group=0,
             )
-        self.wait_until(lambda: self.get("/readyz")[0] == 200 and self.ask("ready", path="/-/readyz", method="GET")[0] == 200)
-        self.wait_until(lambda: self.get("/v1/status")[1]["shadow"]["running"])
+        try:
+            self.wait_until(
+                lambda: self.get("/readyz")[0] == 200 and self.ask("ready", path="/-/readyz", method="GET")[0] == 200
+            )
+            self.wait_until(lambda: self.get("/v1/status")[1]["shadow"]["running"])
+        except BaseException:
+            if self.process.poll() is None:
+                self.kill_all()
+            raise
 
-    def wait_until(self, true: Any, seconds: float = 30.0) -> None:
+    def wait_until(self, true: Any, seconds: float = 60.0, *, nap: float = 0.02) -> None:
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -127,14 +162,14 @@ class Deployment:
                 pass
             assert time.monotonic() < deadline, f"not within {seconds} s; log:\n{self.log[-3000:]}"
             assert self.process is None or self.process.poll() is None, f"the router ended:\n{self.log[-3000:]}"
-            time.sleep(0.02)
+            time.sleep(nap)
 
     def stop(self) -> int:
         if self.process is None:
             return 0
         self.process.terminate()
         try:
-            status = self.process.wait(40)
+            status = self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.kill_all()
             raise
@@ -154,7 +189,8 @@ class Deployment:
         assert self.process is not None
         pids = [self.process.pid, *self.children("router.run_")]
         for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # a child ends by itself when its parent has ended
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
         self.process = None
         for pid in pids[1:]:
@@ -170,7 +206,7 @@ class Deployment:
         return self.call("POST", path, body)
 
     def call(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.control_port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.control_port, timeout=30)
         try:
             text = None if body is None else json.dumps(body)
             connection.request(method, path, text, {"content-type": "application/json", **headers})
@@ -197,7 +233,7 @@ class Deployment:
 class Client:
     """A client with one kept-alive connection; it opens another when the router has said `Connection: close`."""
 
-    def __init__(self, port: int, timeout: float = 20.0) -> None:
+    def __init__(self, port: int, timeout: float = 60.0) -> None:
         self._port = port
         self._timeout = timeout
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
@@ -220,5 +256,5 @@ class Client:
 def _runs(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
+    except OSError:
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -11,14 +12,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
-from control_process import ControlProcess, Follower, new_state
+from busy import in_time
+from control_process import ControlProcess, Follower, new_state, until
 
 from router import cli
 from router.store.store import RecordedPair, Store
@@ -78,9 +81,12 @@ def one_line(text: str) -> str:
 
 
 def test_switch_split_and_shadow_say_what_holds_now(process: ControlProcess, at: tuple[str, str]) -> None:
-    done = bluegreen("switch", "green", "--reason", "a try", *at)
-    assert (done.status, done.err) == (0, "")
-    assert done.out.startswith(f"green has all live traffic on every worker (revision {process.plan().revision}, ")
+    def switch() -> None:
+        done = bluegreen("switch", "green", "--reason", "a try", *at)
+        assert (done.status, done.err) == (0, "")
+        assert done.out.startswith(f"green has all live traffic on every worker (revision {process.plan().revision}, ")
+
+    in_time(1.5, switch)  # a switch waits 2 s for a worker that gets no processor
     assert process.plan().split.green_percent == 100
     assert process.plan().change.why == "a try"
     done = bluegreen("split", "12.5", *at)
@@ -155,9 +161,10 @@ def test_tables(process: ControlProcess, at: tuple[str, str]) -> None:
     )
     asked = json.loads(bluegreen("evidence", "--json", *at).out)["verdict"]["asked"]
     assert (asked["default"], asked["gates"]["errors"]) == (True, {"max_increase": 0.005})
-    assert "candidate v4" in bluegreen("history", "--last", "1", *at).out
+    # Whoever asks waits a fifth of a second for an entry that is being written.
+    until(lambda: "candidate v4" in bluegreen("history", "--last", "1", *at).out)
     bluegreen("split", "0", "--reason", "the [red] one [/]", *at)
-    assert "the [red] one [/]" in bluegreen("history", "--last", "1", *at).out
+    until(lambda: "the [red] one [/]" in bluegreen("history", "--last", "1", *at).out)
     assert "label 0 against 1" in bluegreen("pairs", "--disagreeing", *at).out
 
 
@@ -168,27 +175,38 @@ def test_without_a_terminal_there_are_no_colours_and_no_cut_lines(at: tuple[str,
         assert "…" not in done.out
 
 
+@contextmanager
+def on_a_terminal(
+    command: list[str], environment: Mapping[str, str], **options: Any
+) -> Iterator[tuple[subprocess.Popen[bytes], Iterator[bytes]]]:
+    """A process with a large pseudo-terminal as its stdout, and what it writes there, piece by piece until it ends."""
+    inherited = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    terminal = {"TERM": "xterm-256color", "COLUMNS": "150", "LINES": "60"}
+    master, slave = os.openpty()
+    child = subprocess.Popen(command, stdout=slave, env={**inherited, **terminal, **environment}, **options)
+    os.close(slave)
+
+    def screen() -> Iterator[bytes]:
+        with suppress(OSError):  # EIO: nobody has it open any more
+            while select.select([master], [], [], 60)[0] and (piece := os.read(master, 65536)):
+                yield piece
+
+    try:
+        yield child, screen()
+    finally:
+        child.kill()
+        child.wait()
+        os.close(master)
+
+
 def test_no_color_is_respected_on_a_terminal(process: ControlProcess) -> None:
     """A pseudo-terminal as stdout: styles may come, colours not."""
     outputs = {}
     for name, more in (("plain", {"NO_COLOR": "1"}), ("coloured", {})):
-        master, slave = os.openpty()
-        env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR",)}
         command = [sys.executable, "-P", "-m", "router.cli", "--control", process.url, "status"]
-        child = subprocess.Popen(command, stdout=slave, env={**env, "TERM": "xterm-256color", "COLUMNS": "150", **more})
-        os.close(slave)
-        chunks = []
-        while True:
-            try:
-                chunk = os.read(master, 65536)
-            except OSError:
-                break
-            if not chunk:
-                break
-            chunks.append(chunk)
-        os.close(master)
-        assert child.wait(30) == 0
-        outputs[name] = b"".join(chunks)
+        with on_a_terminal(command, more) as (child, screen):
+            outputs[name] = b"".join(screen)
+            assert child.wait(30) == 0
     assert b"\x1b[1;34m" in outputs["coloured"]
     assert b"34m" not in outputs["plain"]
     assert b"iris-v1" in outputs["plain"]
@@ -217,14 +235,8 @@ def test_a_refusal_is_one_line_and_changes_nothing(
     assert process.plan() == before
 
 
-def closed_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 def test_an_unreachable_router() -> None:
-    url = f"http://127.0.0.1:{closed_port()}"
+    url = "http://127.0.0.1:1"
     done = bluegreen("status", "--control", url)
     assert done.status == 1
     expected = f"cannot reach the router at {url}: connection refused; is `bluegreen serve` running there? (--control URL)"
@@ -422,9 +434,16 @@ def test_ctrl_c_while_watching_ends_quietly(process: ControlProcess) -> None:
     command = [sys.executable, "-P", "-m", "router.cli", "--control", process.url, "status", "--watch"]
     # As in a terminal, also when the tests run where Ctrl-C is ignored (in the background of a shell, say).
     sane = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=sane)  # noqa: PLW1509
-    time.sleep(1.5)
-    child.send_signal(signal.SIGINT)
-    _, errors = child.communicate(timeout=30)
-    assert child.returncode in (0, 130)
-    assert b"Traceback" not in errors
+    with on_a_terminal(command, {}, stderr=subprocess.PIPE, preexec_fn=sane) as (child, screen):
+        seen, deadline = b"", time.monotonic() + 60
+        while seen.count(b"iris-v1") < 2:  # shown, and shown again: it watches
+            assert time.monotonic() < deadline, seen
+            seen += next(screen)
+        child.send_signal(signal.SIGINT)
+        for piece in screen:
+            seen += piece
+        assert child.stderr is not None
+        errors = child.stderr.read()
+        child.stderr.close()
+        assert child.wait(30) in (0, 130)
+    assert b"Traceback" not in errors + seen

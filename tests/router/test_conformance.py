@@ -14,17 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from plane import Client, Router, Upstream, chunked, ok
+from plane import PATIENT, Client, Router, Upstream, chunked, ok
 
 from router import counters as c
 
 SETTINGS: dict[str, Any] = {
-    "timeouts": {
-        **{"connect": 1, "first_byte": 3, "idle": 3, "head": 2, "body": 5, "keep_alive": 10},
-        **{"upstream_keep_alive": 30, "continue": 0.3, "drain": 1},
-    },
+    "timeouts": PATIENT,
     "limits": {"head": 16384, "body": 1 << 20},
-    "health": {"interval": 60, "eject_after": 10_000},
+    "health": {"interval": 60, "timeout": 10, "eject_after": 10_000},
 }
 
 HOST = b"Host: a\r\n"
@@ -272,7 +269,8 @@ def test_refused(router: Router, blue: Upstream, client: Client, case: Bad, cut:
 @pytest.mark.parametrize("pieces", [(b"\r\n", b"\r\n"), (b"\r", b"\n\r", b"\n"), (b"\r\n\r", b"\n")])
 def test_two_empty_lines_are_refused_in_however_many_pieces(client: Client, pieces: tuple[bytes, ...]) -> None:
     """RFC 9112, 2.2: one may come before a request, and where the bytes were cut on their way says nothing."""
-    client.sends(*pieces, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    with contextlib.suppress(OSError):
+        client.sends(*pieces, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     assert client.receives().status == 400
 
 

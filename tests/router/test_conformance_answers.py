@@ -10,16 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from plane import Client, Connection, Ended, Router, Seen, Upstream, chunked, ok, until
+from plane import PATIENT, Client, Connection, Ended, Router, Seen, Upstream, chunked, ok, until
 
 from router import counters as c
 
 SETTINGS: dict[str, Any] = {
-    "timeouts": {
-        **{"connect": 1, "first_byte": 3, "idle": 3, "head": 2, "body": 5, "keep_alive": 10},
-        **{"upstream_keep_alive": 30, "continue": 0.3, "drain": 1},
-    },
-    "health": {"interval": 60, "eject_after": 10_000},
+    "timeouts": PATIENT,
+    "health": {"interval": 60, "timeout": 10, "eject_after": 10_000},
 }
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -453,7 +450,8 @@ def test_expectation_with_a_chunked_body(router: Router, blue: Upstream, client:
 def test_expectation_refused_by_the_server(router: Router, blue: Upstream, client: Client) -> None:
     """RFC 9110, 10.1.1: the final answer comes instead of 100, and the body is never asked for."""
     blue.answers_early(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno")
-    got = client.asks(EXPECTING)
+    with router.timing(**{"continue": 30}):
+        got = client.asks(EXPECTING)
     assert (got.status, got.payload, got.header(b"connection")) == (401, b"no", b"close")
     assert client.closed()
 
@@ -645,7 +643,7 @@ def test_upgrade_to_what_was_not_asked_for_is_502(router: Router, blue: Upstream
 
 def test_idle_tunnel_ends(tmp_path: Any, blue: Upstream) -> None:
     blue.does(_echo)
-    with Router(tmp_path, blue, settings={"timeouts": {"idle": 0.3}, "health": {"interval": 60}}) as router:
+    with Router(tmp_path, blue, settings={**SETTINGS, "timeouts": {**PATIENT, "idle": 0.5}}) as router:
         with router.client() as client:
             assert client.asks(UPGRADE).status == 101
             with contextlib.suppress(Ended):
@@ -662,15 +660,17 @@ def test_websockets_library_both_ways(router: Router) -> None:
         for message in socket:
             socket.send(message[::-1])
 
-    with serve(echo, "127.0.0.1", 0) as server:
+    with serve(echo, "127.0.0.1", 0, open_timeout=30) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
             router.obeys(blue=[f"http://127.0.0.1:{server.socket.getsockname()[1]}"])
-            with connect(f"ws://127.0.0.1:{router.address[1]}/chat", compression="deflate", proxy=None) as socket:
+            with connect(
+                f"ws://127.0.0.1:{router.address[1]}/chat", compression="deflate", proxy=None, open_timeout=30
+            ) as socket:
                 for message in ("hello", b"\x00\x01", "x" * 300_000, b"y" * 300_000):
                     socket.send(message)
-                    assert socket.recv(timeout=10) == message[::-1]
+                    assert socket.recv(timeout=30) == message[::-1]
         finally:
             server.shutdown()
             thread.join()

@@ -8,13 +8,13 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from plane import Client, Router, Upstream, arm, chunked, ok
+from plane import PATIENT, Client, Router, Upstream, arm, chunked, ok
 
 from router import counters as c
 from router.split import bucket
 
 SETTINGS: dict[str, Any] = {
-    "timeouts": {"connect": 1, "first_byte": 3, "idle": 3, "head": 2, "continue": 0.3},
+    "timeouts": PATIENT,
     "health": {"interval": 60, "eject_after": 10_000},
     "fallback": {"body": 65536},
 }

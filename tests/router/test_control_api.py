@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from busy import in_time
 from control_process import ControlProcess, Follower, new_state, until
 
 from router import counters as c
@@ -60,19 +61,37 @@ def revision(api: httpx.Client) -> int:
     return int(api.get("/v1/plan").json()["revision"])
 
 
+def obey(followers: list[Follower], number: int) -> bool:
+    return all(follower.words[c.RECALLED_REVISION] == number for follower in followers)
+
+
+def whole_history(api: httpx.Client) -> list[dict[str, Any]]:
+    """The history, once it holds the present plan: who asks waits a fifth of a second for an entry that is being written."""
+    until(lambda: api.get("/v1/history", params={"last": 1}).json()["history"][0]["revision"] == revision(api))
+    found: list[dict[str, Any]] = api.get("/v1/history").json()["history"]
+    return found
+
+
 # --- changes --------------------------------------------------------------------------------------------------------------
 
 
 def test_switch_returns_when_it_holds_on_every_worker(api: httpx.Client, followers: list[Follower]) -> None:
-    before = revision(api)
-    for follower in followers:
-        follower.recalls = 4
-    answer = api.post("/v1/switch", json={"to": "green", "reason": "a try"})
-    for follower in followers:
-        follower.recalls = 0
-    assert answer.status_code == 200
-    assert answer.json() == {"revision": before + 1, "recalled": 8, "holds": True}
-    assert [follower.words[c.REVISION] for follower in followers] == [before + 1] * 2
+    def switch() -> int:
+        before = revision(api)
+        until(lambda: obey(followers, before))
+        for follower in followers:
+            follower.recalls = 4
+        try:
+            answer = api.post("/v1/switch", json={"to": "green", "reason": "a try"})
+            assert [follower.words[c.REVISION] for follower in followers] == [before + 1] * 2
+        finally:
+            for follower in followers:
+                follower.recalls = 0
+        assert answer.status_code == 200
+        assert answer.json() == {"revision": before + 1, "recalled": 8, "holds": True}
+        return before
+
+    before = in_time(1.5, switch)  # a switch waits 2 s for a worker that gets no processor
     assert api.get("/v1/plan").json()["split"]["green_percent"] == 100
     assert api.post("/v1/switch", json={"to": "blue"}).json()["revision"] == before + 2
     assert api.post("/v1/switch", json={"to": "blue"}).json()["revision"] == before + 3
@@ -143,7 +162,7 @@ def test_of_two_who_read_the_same_plan_one_wins(api: httpx.Client) -> None:
     answers: list[int] = []
 
     def put() -> None:
-        answers.append(httpx.put(f"{api.base_url}/v1/plan", json=plan, headers={"if-match": etag}, timeout=10).status_code)
+        answers.append(httpx.put(f"{api.base_url}/v1/plan", json=plan, headers={"if-match": etag}, timeout=30).status_code)
 
     threads = [threading.Thread(target=put) for _ in range(6)]
     for thread in threads:
@@ -273,7 +292,7 @@ def test_what_needs_green_is_refused_without_one(tmp_path: Path) -> None:
             "blue": {"name": "alone", "servers": ["http://127.0.0.1:9001"]},
             "green": None,
         }
-        assert [entry["action"] for entry in api.get("/v1/history").json()["history"]] == ["start", "switch blue"]
+        assert [entry["action"] for entry in whole_history(api)] == ["start", "switch blue"]
     assert process.end() == 0
 
 
@@ -283,6 +302,7 @@ def test_what_needs_green_is_refused_without_one(tmp_path: Path) -> None:
 def test_status_says_what_holds_and_what_was_counted(api: httpx.Client, followers: list[Follower]) -> None:
     api.put("/v1/arms/green", json={"name": "v4", "servers": ["http://127.0.0.1:9104", "http://127.0.0.1:9105"]})
     plan = api.post("/v1/split", json={"green_percent": 25}).json()
+    until(lambda: obey(followers, plan["revision"]))
     for number, follower in enumerate(followers, 1):
         words = follower.words
         blue, green = c.COLOUR_BASE
@@ -412,7 +432,8 @@ def test_history_says_who_when_and_why(api: httpx.Client, process: ControlProces
     with process.client(**{"x-bluegreen-user": "ann"}) as named:
         named.post("/v1/switch", json={"to": "blue", "reason": "an incident"})
     api.post("/v1/split", json={"green_percent": 1})
-    first, second = api.get("/v1/history", params={"last": 2}).json()["history"]
+    first, second = whole_history(api)[-2:]
+    assert api.get("/v1/history", params={"last": 2}).json()["history"] == [first, second]
     assert first["who"] == "ann@127.0.0.1"
     assert (first["action"], first["why"], first["kind"]) == ("switch blue", "an incident", "plan")
     assert begin <= first["when"] <= second["when"] <= time.time()
@@ -426,7 +447,7 @@ def test_history_says_who_when_and_why(api: httpx.Client, process: ControlProces
 
 
 def test_history_answers_beside_a_locked_store_and_is_completed_afterwards(api: httpx.Client, process: ControlProcess) -> None:
-    before = api.get("/v1/history").json()["history"]
+    before = whole_history(api)
     with closing(sqlite3.connect(process.state.store, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         changed = api.post("/v1/switch", json={"to": "blue", "reason": "locked"})

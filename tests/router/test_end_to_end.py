@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployment import Client, ColourServers, Deployment, free_port
+from busy import in_time
+from deployment import Client, ColourServers, Deployment
 
 SWITCHES = 1000
 
@@ -101,7 +102,7 @@ class Asking(threading.Thread):
 
     def finish(self) -> None:
         self._stop_asking.set()
-        self.join(30)
+        self.join(70)
         assert not self.is_alive()
 
 
@@ -112,11 +113,30 @@ def start_clients(router: Any, count: int, *, tolerant: bool = False) -> list[As
     return clients
 
 
+def wait_for_answers(router: Any, clients: list[Asking], more: int) -> None:
+    """Until each of them has so many more answers, or ended over a failure."""
+    wanted = [(client, len(client.answers) + more) for client in clients]
+    router.wait_until(lambda: all(len(client.answers) >= count or not client.is_alive() for client, count in wanted), nap=0.001)
+
+
+def whole_history(router: Any) -> list[dict[str, Any]]:
+    """The history, once it holds the present plan: nobody who changes the plan waits long for its entry."""
+    found: list[dict[str, Any]] = []
+
+    def is_whole() -> bool:
+        revision = router.get("/v1/plan")[1]["revision"]
+        found[:] = router.get("/v1/history")[1]["history"]
+        return bool(max(entry["revision"] or 0 for entry in found) == revision)
+
+    router.wait_until(is_whole)
+    return found
+
+
 def test_a_thousand_switches_lose_nothing_and_hold_from_their_return(shared: Any) -> None:
     clients = start_clients(shared, 4)
     begun: list[tuple[float, str]] = []
     returned: list[tuple[float, str]] = []
-    control = http.client.HTTPConnection("127.0.0.1", shared.control_port, timeout=20)
+    control = http.client.HTTPConnection("127.0.0.1", shared.control_port, timeout=60)
     for number in range(SWITCHES):
         colour = "green" if number % 2 == 0 else "blue"
         begun.append((time.monotonic(), colour))
@@ -125,7 +145,10 @@ def test_a_thousand_switches_lose_nothing_and_hold_from_their_return(shared: Any
         content = answer.read()
         assert answer.status == 200, content
         returned.append((time.monotonic(), colour))
-        time.sleep(0.004)
+        if number % 5:
+            time.sleep(0.004)
+        else:
+            wait_for_answers(shared, clients, 2)  # the second of which was sent after the return
     for client in clients:
         client.finish()
     assert [c.failures for c in clients] == [[]] * 4
@@ -141,28 +164,30 @@ def test_a_thousand_switches_lose_nothing_and_hold_from_their_return(shared: Any
             assert colour in allowed, f"sent after the switch to {returned[at][1]} had returned, answered by {colour}"
             judged += len(allowed) == 1
     assert judged > 500, "too few requests lay wholly within one switch for the test to mean anything"
-    status, history = shared.get("/v1/history")
-    assert status == 200
-    assert sum(entry["action"].startswith("switch") for entry in history["history"]) == SWITCHES
+    assert sum(entry["action"].startswith("switch") for entry in whole_history(shared)) == SWITCHES
 
 
 def test_requests_hanging_at_green_are_recalled_by_a_switch(shared: Any, servers: Any) -> None:
-    shared.post("/v1/switch", {"to": "green"})
-    servers.delay["green"] = 20.0
+    servers.holding.add("green")
     try:
-        answers: list[Any] = []
-        threads = [threading.Thread(target=lambda n=n: answers.append(shared.ask(f"r{n}"))) for n in range(6)]
-        for thread in threads:
-            thread.start()
-        shared.wait_until(lambda: shared.get("/v1/status")[1]["arms"]["green"]["in_flight"] == 6)
-        status, done = shared.post("/v1/switch", {"to": "blue", "reason": "green hangs"})
-        assert (status, done["recalled"]) == (200, 6)
-        for thread in threads:
-            thread.join(10)
-        assert sorted(a[2]["asked"] for a in answers) == [f"r{n}" for n in range(6)]
-        assert {a[2]["colour"] for a in answers} == {"blue"}
+        in_time(1.5, lambda: hang_at_green_and_switch(shared))  # a switch waits 2 s for a worker that gets no processor
     finally:
-        servers.delay["green"] = 0.0
+        servers.holding.discard("green")
+
+
+def hang_at_green_and_switch(shared: Any) -> None:
+    shared.post("/v1/switch", {"to": "green"})
+    answers: list[Any] = []
+    threads = [threading.Thread(target=lambda n=n: answers.append(shared.ask(f"r{n}"))) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    shared.wait_until(lambda: shared.get("/v1/status")[1]["arms"]["green"]["in_flight"] == 6)
+    status, done = shared.post("/v1/switch", {"to": "blue", "reason": "green hangs"})
+    for thread in threads:
+        thread.join(60)
+    assert sorted(a[2]["asked"] for a in answers) == [f"r{n}" for n in range(6)]
+    assert {a[2]["colour"] for a in answers} == {"blue"}
+    assert (status, done["recalled"], done["holds"]) == (200, 6, True)
 
 
 def test_killed_processes_come_back_and_lose_only_their_own_connections(router: Any) -> None:
@@ -170,7 +195,7 @@ def test_killed_processes_come_back_and_lose_only_their_own_connections(router: 
     _, plan = router.get("/v1/plan")
     for module in ("router.run_control", "router.run_shadow", "router.run_worker"):
         clients = start_clients(router, 4, tolerant=True)
-        time.sleep(0.5)
+        wait_for_answers(router, clients, 30)
         victim = router.children(module)[0]
         os.kill(victim, signal.SIGKILL)
         killed = time.monotonic()
@@ -178,7 +203,7 @@ def test_killed_processes_come_back_and_lose_only_their_own_connections(router: 
         router.wait_until(lambda: router.get("/readyz")[0] == 200 and len(router.get("/v1/status")[1]["workers"]) == 2)
         router.wait_until(lambda: router.get("/v1/status")[1]["shadow"]["running"])
         back = time.monotonic() - killed
-        time.sleep(0.3)
+        wait_for_answers(router, clients, 10)
         for client in clients:
             client.finish()
         failures = [f for c in clients for f in c.failures]
@@ -187,11 +212,9 @@ def test_killed_processes_come_back_and_lose_only_their_own_connections(router: 
             assert all(len(c.failures) <= 1 for c in clients), failures
         else:
             assert failures == []
-        assert sum(len(c.answers) for c in clients) > 100
-        assert back < 15, f"{module} took {back:.1f} s to come back"
+        assert back < 30, f"{module} took {back:.1f} s to come back"
     assert router.get("/v1/plan")[1] == plan
-    actions = [entry["action"] for entry in router.get("/v1/history")[1]["history"]]
-    assert len(actions) == 2
+    assert len(whole_history(router)) == 2
 
 
 def test_after_kill_of_everything_the_same_plan_goes_on(router: Any) -> None:
@@ -200,12 +223,13 @@ def test_after_kill_of_everything_the_same_plan_goes_on(router: Any) -> None:
     while router.get("/v1/evidence")[1]["pairs"] < 20:  # the first ones are dropped, until every worker has found the shadow
         router.ask(f"a{asked}", x_user_id=str(asked))
         asked += 1
-    time.sleep(1.0)  # a snapshot is at most this old
-    plan, history = router.get("/v1/plan"), router.get("/v1/history")
+    # The snapshot that is shown, and with it the state that a restart goes on from, is of after the last of them.
+    router.wait_until(lambda: sum(router.get("/v1/evidence")[1][k] for k in ("pairs", "dropped")) == asked)
+    plan, history = router.get("/v1/plan"), whole_history(router)
     router.kill_all()
     router.start()
     assert router.get("/v1/plan") == plan
-    assert router.get("/v1/history") == history
+    assert whole_history(router) == history
     evidence = router.get("/v1/evidence")[1]
     assert evidence["pairs"] >= 20
     assert evidence["pairs"] + evidence["dropped"] == asked
@@ -219,7 +243,7 @@ def test_history_is_whole_when_control_dies_between_page_and_history(router: Any
         time.sleep(0.002 * number)
         for pid in router.children("router.run_control"):
             os.kill(pid, signal.SIGKILL)
-        thread.join(10)
+        thread.join(60)
         router.wait_until(lambda: router.get("/readyz")[0] == 200)
         revision = router.get("/v1/plan")[1]["revision"]
         entries = router.get("/v1/history")[1]["history"]
@@ -232,20 +256,25 @@ def _quietly(router: Any, path: str, body: Any) -> None:
 
 
 def test_sigterm_drains_without_losing_a_request(router: Any, servers: Any) -> None:
-    servers.delay["blue"] = 0.3
+    servers.holding.add("blue")
+    process = router.process
     try:
         answers: list[Any] = []
         threads = [threading.Thread(target=lambda n=n: answers.append(router.ask(f"d{n}"))) for n in range(8)]
         for thread in threads:
             thread.start()
         router.wait_until(lambda: router.get("/v1/status")[1]["arms"]["blue"]["in_flight"] == 8)
-        assert router.stop() == 0
+        process.terminate()
+        router.wait_until(lambda: [w["draining"] for w in router.get("/v1/status")[1]["workers"]] == [True, True])
+        assert answers == []
+        servers.holding.discard("blue")
+        assert process.wait(60) == 0
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
         assert [a[0] for a in answers] == [200] * 8
         assert {a[1]["connection"] for a in answers} == {"close"}
     finally:
-        servers.delay["blue"] = 0.0
+        servers.holding.discard("blue")
 
 
 def test_a_second_router_on_the_same_state_is_refused(shared: Any, tmp_path: Path) -> None:
@@ -282,13 +311,12 @@ def test_shares_and_ramps_over_the_wire(shared: Any) -> None:
 
 def test_the_shadow_compares_and_accounts_for_every_sampled_exchange(shared: Any) -> None:
     clients = start_clients(shared, 3)
-    time.sleep(1.5)
+    shared.wait_until(lambda: shared.get("/v1/evidence")[1]["pairs"] > 300)
     for client in clients:
         client.finish()
     asked = sum(len(c.answers) for c in clients)
     shared.wait_until(lambda: sum(shared.get("/v1/evidence")[1][k] for k in ("pairs", "dropped")) == asked)
     evidence = shared.get("/v1/evidence")[1]
-    assert evidence["pairs"] > 100
     assert evidence["agreement"]["rate"] == 1.0
     assert 0 < evidence["noise"]["n"] < evidence["pairs"]
     low, high = evidence["agreement"]["ci"]
@@ -321,7 +349,7 @@ def test_a_new_candidate_begins_a_release_and_promotion_swaps_the_arms(shared: A
 
 
 def test_a_dead_green_is_answered_by_blue(servers: Any, tmp_path: Path) -> None:
-    router = Deployment(tmp_path, servers.url("blue"), f"http://127.0.0.1:{free_port()}")
+    router = Deployment(tmp_path, servers.url("blue"), "http://127.0.0.1:1")
     router.start()
     try:
         router.post("/v1/switch", {"to": "green"})
@@ -330,6 +358,7 @@ def test_a_dead_green_is_answered_by_blue(servers: Any, tmp_path: Path) -> None:
             status, headers, answer = client.ask(f"f{number}")
             assert (status, answer["colour"], headers["x-bluegreen-arm"]) == (200, "blue", "blue")
         client.close()
+        router.wait_until(lambda: router.get("/v1/status")[1]["arms"]["blue"]["requests"] >= 40)  # counted after the answer
         arms = router.get("/v1/status")[1]["arms"]
         assert arms["green"]["fallbacks"] >= 5
         assert arms["green"]["errors"] >= arms["green"]["fallbacks"]

@@ -38,8 +38,9 @@ def urls(directory: Path) -> Iterator[dict[str, str]]:
     """Servers of blue, of a worse green with a delay, and of a good green without one."""
     greens = {"slow": ("green-third", ["--delay-ms", str(DELAY_MS)]), "fast": ("green", [])}
     processes, found = [], {}
+    ports = iter(deployment.free_ports(3))
     for name, (version, options) in {"blue": ("blue", []), **greens}.items():
-        port = deployment.free_port()
+        port = next(ports)
         model = directory / f"digits-{version}.skops"
         command = [sys.executable, "-P", "-m", "models.reference.commands", "serve", str(model), "--port", str(port)]
         processes.append(subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
@@ -48,7 +49,7 @@ def urls(directory: Path) -> Iterator[dict[str, str]]:
     for process in processes:
         process.terminate()
     for process in processes:
-        process.wait(20)
+        process.wait(60)
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def offline(directory: Path, version: str, rows: list[list[float]]) -> list[int]
 
 def ask_for_all(router: Any, rows: list[list[float]], expected: list[int]) -> None:
     """Every row once, never more at a time than the shadow keeps, so that nothing is dropped; the client gets blue's answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", router.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", router.port, timeout=60)
     seen: list[int] = []
     for row in rows:
         if len(seen) % WAITING == 0:
@@ -101,7 +102,7 @@ def wait_for(router: Any, pairs: int) -> None:
 def compared(router: Any, pairs: int) -> dict[str, Any]:
     """The evidence once all are compared; what seemed lost while a process got no processor has come by then."""
     router.wait_until(lambda: router.get("/v1/evidence")[1]["pairs"] >= pairs, 60)
-    router.wait_until(lambda: not router.get("/v1/evidence")[1]["dropped_by"], 10)
+    router.wait_until(lambda: not router.get("/v1/evidence")[1]["dropped_by"], 60)
     evidence: dict[str, Any] = router.get("/v1/evidence")[1]
     assert evidence["internal_failures"]["n"] == 0
     assert (evidence["pairs"], evidence["received"]) == (pairs, pairs)

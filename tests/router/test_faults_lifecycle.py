@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
+import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from plane import Connection, Ended, Router, Seen, Upstream, chunked, ok, until
+from busy import in_time
+from plane import PATIENT, Connection, Ended, Router, Seen, Upstream, chunked, ok, until
 
 from router import counters as c
 
 SETTINGS: dict[str, Any] = {
-    "timeouts": {"first_byte": 5, "idle": 2.0, "body": 1.0, "head": 0.5, "keep_alive": 30, "drain": 5},
-    "health": {"interval": 60},
+    "timeouts": PATIENT,
+    "health": {"interval": 60, "timeout": 10},
 }
 
 GET = b"GET /v1/models HTTP/1.1\r\nHost: models.example\r\n\r\n"
@@ -32,7 +34,24 @@ def own(tmp_path: Path, blue: Upstream) -> Any:
 
 
 def ended(router: Router) -> int:
-    return router.process.wait(10)
+    return router.process.wait(20)  # less than the drain's deadline
+
+
+def in_the_grace(folder: Path, blue: Upstream, attempt: Callable[[Router], None]) -> None:
+    """Send a worker of its own SIGTERM and what is to reach it within the second that idle connections have then.
+
+    A busy machine may let that pass: what goes wrong later than that is tried again.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def attempted() -> Router:
+            router = stack.enter_context(Router(Path(tempfile.mkdtemp(dir=folder)), blue, settings=SETTINGS))
+            attempt(router)
+            return router
+
+        router = in_time(0.8, attempted)
+        assert ended(router) == 0
+        assert router.complaints() == []
 
 
 def test_running_request_finishes_and_the_process_ends(own: Router, blue: Upstream) -> None:
@@ -61,7 +80,7 @@ def test_stream_and_tunnel_finish(own: Router, blue: Upstream) -> None:
                     connection.send(connection.reader.exactly(1))
             return
         connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
-        go.wait(5)
+        go.wait(30)
         connection.send(b"5\r\n last\r\n0\r\n\r\n")
 
     blue.does(deed)
@@ -91,38 +110,46 @@ def test_idle_connections_are_closed_cleanly_and_no_more_are_taken(own: Router) 
         client.asks(GET)
 
 
-def test_request_on_its_way_while_the_drain_begins_is_answered(own: Router) -> None:
-    with own.client() as client:
-        assert client.asks(GET).status == 200
-        own.terminates()
-        until(lambda: own.counts.word(c.DRAINING) == 1, "the drain begins")
-        answer = client.asks(GET)
-        assert (answer.status, answer.header(b"connection")) == (200, b"close")
-        assert client.closed()
-    assert ended(own) == 0
+def test_request_on_its_way_while_the_drain_begins_is_answered(tmp_path: Path, blue: Upstream) -> None:
+    def attempt(own: Router) -> None:
+        with own.client() as client:
+            assert client.asks(GET).status == 200
+            own.terminates()
+            until(lambda: own.counts.word(c.DRAINING) == 1, "the drain begins")
+            time.sleep(0.2)  # for some sweeps, which leave alone what may still send a request
+            answer = client.asks(GET)
+            assert (answer.status, answer.header(b"connection")) == (200, b"close")
+            assert client.closed()
+
+    in_the_grace(tmp_path, blue, attempt)
 
 
-def test_connection_in_the_queue_of_the_socket_is_served(own: Router, blue: Upstream) -> None:
+def test_connection_in_the_queue_of_the_socket_is_served(tmp_path: Path, blue: Upstream) -> None:
     """A client that connected before the signal, even if the worker had not yet accepted it, gets its answer."""
-    clients = [own.client().sends(GET) for _ in range(20)]
-    own.terminates()
-    assert [client.receives().status for client in clients] == [200] * 20
-    assert ended(own) == 0
 
-
-def test_readyz_tells_that_it_drains(own: Router) -> None:
-    with own.client() as client:
-        assert client.asks(b"GET /-/readyz HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
+    def attempt(own: Router) -> None:
+        clients = [own.client().sends(GET) for _ in range(20)]
         own.terminates()
-        until(lambda: own.counts.word(c.DRAINING) == 1, "the drain begins")
-        answer = client.asks(b"GET /-/readyz HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert (answer.status, answer.header(b"retry-after")) == (503, b"1")
-    assert ended(own) == 0
+        assert [client.receives().status for client in clients] == [200] * 20
+
+    in_the_grace(tmp_path, blue, attempt)
+
+
+def test_readyz_tells_that_it_drains(tmp_path: Path, blue: Upstream) -> None:
+    def attempt(own: Router) -> None:
+        with own.client() as client:
+            assert client.asks(b"GET /-/readyz HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
+            own.terminates()
+            until(lambda: own.counts.word(c.DRAINING) == 1, "the drain begins")
+            answer = client.asks(b"GET /-/readyz HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (answer.status, answer.header(b"retry-after")) == (503, b"1")
+
+    in_the_grace(tmp_path, blue, attempt)
 
 
 def test_drain_has_a_deadline(tmp_path: Path, blue: Upstream) -> None:
     blue.hangs()
-    settings = {**SETTINGS, "timeouts": {"first_byte": 60, "idle": 60, "head": 0.5, "drain": 0.3}}
+    settings = {**SETTINGS, "timeouts": {**PATIENT, "drain": 0.3}}
     with Router(tmp_path, blue, settings=settings) as router, router.client().sends(GET):
         blue.request()
         router.terminates()
@@ -133,6 +160,7 @@ def test_drain_has_a_deadline(tmp_path: Path, blue: Upstream) -> None:
 def test_drain_after_the_whole_fleet_of_faults(own: Router, blue: Upstream) -> None:
     """Half-sent heads, half-sent bodies and unread answers do not keep it longer than their own deadlines."""
     blue.answers(ok(bytes(100_000)))
+    own.rereads({**SETTINGS, "timeouts": {**PATIENT, "head": 0.5, "body": 1.0, "idle": 2.0}})
     clients = [own.client() for _ in range(3)]
     clients[0].sends(b"GET / HT")
     clients[1].sends(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab")
@@ -234,7 +262,7 @@ def test_worker_without_a_plan_says_so(tmp_path: Path) -> None:
             ],
             pass_fds=[listener.fileno()],
             capture_output=True,
-            timeout=20,
+            timeout=60,
             check=False,
         )
     assert done.returncode == 1
@@ -249,7 +277,7 @@ def test_access_log(tmp_path: Path, blue: Upstream) -> None:
     import json
 
     path = tmp_path / "access.log"
-    settings = {**SETTINGS, "access_log": {"path": str(path), "sample": 1.0}, "timeouts": {"idle": 0.25}}
+    settings = {**SETTINGS, "access_log": {"path": str(path), "sample": 1.0}}
     (tmp_path / "state").mkdir()
     with Router(tmp_path / "state", blue, settings=settings) as router:
         with router.client() as client:
@@ -264,13 +292,13 @@ def test_access_log(tmp_path: Path, blue: Upstream) -> None:
 
 
 def test_access_log_that_cannot_be_written_stops_nothing(tmp_path: Path, blue: Upstream) -> None:
-    settings = {**SETTINGS, "access_log": {"path": str(tmp_path / "no" / "folder")}, "timeouts": {"idle": 0.25, "head": 0.3}}
+    settings = {**SETTINGS, "access_log": {"path": str(tmp_path / "no" / "folder")}}
     (tmp_path / "state").mkdir()
     with Router(tmp_path / "state", blue, settings=settings) as router:
         for _ in range(3):
             assert router.asks(GET).status == 200
             router.sweeps()
-        with router.client().sends(b"GET / HT") as slow:
+        with router.timing(head=0.5), router.client().sends(b"GET / HT") as slow:
             assert slow.receives().status == 408
 
 
@@ -319,13 +347,11 @@ def test_parent_that_is_gone_is_not_outlived(tmp_path: Path, blue: Upstream) -> 
         until(lambda: state.counters(0).exists(), "the worker serves")
         time.sleep(0.3)
         process.kill()
-    with contextlib.suppress(ProcessLookupError):
-        until(lambda: not _alive(worker), "the worker has ended")
+    until(lambda: not _alive(worker), "the worker has ended")
 
 
 def _alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
         return False
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

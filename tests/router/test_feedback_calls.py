@@ -52,7 +52,8 @@ def ids(log: ExposureLog, request: pytest.FixtureRequest) -> list[str]:
 def sent(process: ControlProcess, body: object, kind: str = "application/json") -> httpx.Response:
     with process.client() as client:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return client.post("/v1/feedback", content=content, headers={"content-type": kind, "x-request-id": "mine"})
+        headers = {"content-type": kind, "x-request-id": "mine"}
+        return client.post("/v1/feedback", content=content, headers=headers, timeout=120)  # it may be tens of thousands of rows
 
 
 def test_labels_and_rewards_are_joined_by_request_id(process: ControlProcess, ids: list[str]) -> None:
@@ -117,7 +118,7 @@ def test_a_text_may_be_larger_than_other_bodies_but_not_endless(process: Control
     assert len(body) > 2 << 20
     answer = sent(process, body, "text/csv").json()
     assert (answer["rows"], answer["joined"], answer["duplicates"]) == (10_000, 1, 9_999)
-    with closing(socket.create_connection(("127.0.0.1", process.port), timeout=10)) as raw:
+    with closing(socket.create_connection(("127.0.0.1", process.port), timeout=60)) as raw:
         raw.sendall(
             b"POST /v1/feedback HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\nContent-Length: 68157440\r\n\r\n"
         )

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
@@ -18,6 +19,7 @@ import pyarrow.parquet
 import pytest
 
 from router import cli
+from router import replay as replaying
 from router.offline import backtest, replay
 from router.recording import Recorded, RecordingError, read_recording
 from router.replay import ReplayError
@@ -73,6 +75,15 @@ class Model:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def _time_to_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a busy machine: whether a server is there must not depend on it."""
+    bounds = replaying._bounds
+    monkeypatch.setattr(
+        replaying, "_bounds", lambda options, *, twice: replace(bounds(options, twice=twice), connect_timeout=20.0)
+    )
 
 
 @pytest.fixture

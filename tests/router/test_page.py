@@ -60,25 +60,33 @@ def test_the_page_survives_the_kill_of_its_writer(path: Path) -> None:
 
 
 def test_readers_beside_a_fast_writer_only_ever_see_whole_plans(path: Path) -> None:
-    """Another process writes as fast as it can; each plan's every byte tells its revision, so a torn one would show."""
+    """Another process writes as fast as it can, until enough was read; each plan's every byte tells its revision, so a torn one
+    would show.
+    """
     PlanPage(path, writable=True).write(1, b"\x01" * 5000)
     code = (
-        "import sys; from pathlib import Path; from router.page import PlanPage\n"
+        "import itertools, sys, threading; from pathlib import Path; from router.page import PlanPage\n"
+        "enough = threading.Event()\n"
+        "threading.Thread(target=lambda: (sys.stdin.read(), enough.set())).start()\n"
         "page = PlanPage(Path(sys.argv[1]), writable=True)\n"
-        "for revision in range(2, 40_000): page.write(revision, bytes([revision % 251]) * (4000 + revision % 1000))"
+        "for revision in itertools.count(2):\n"
+        "    page.write(revision, bytes([revision % 251]) * (4000 + revision % 1000))\n"
+        "    if enough.is_set(): break\n"
+        "print(revision)"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(path)]) as writer:
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
         reader = PlanPage(path)
         last, reads = 0, 0
-        while writer.poll() is None:
+        while last < 40_000 or reads < 100:
+            assert writer.poll() is None
             revision, content = reader.read()
             assert revision >= last
             assert len(content) == (5000 if revision == 1 else 4000 + revision % 1000)
             assert content == bytes([revision % 251]) * len(content)
             last, reads = revision, reads + 1
+        newest, _ = writer.communicate()
     assert writer.returncode == 0
-    assert reads > 100
-    assert reader.read()[0] == 39_999
+    assert reader.read()[0] == int(newest)
 
 
 def test_a_damaged_slot_gives_way_to_the_plan_before(path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from control_process import Follower, new_state, until
 
 from models.arm import Arm, Colour
+from router.control import plans
 from router.control.plans import Control
 from router.errors import PlanConflict, PlanError, Refused, Unavailable
 from router.page import PlanPage
@@ -24,6 +25,14 @@ from router.store.store import Store
 from router.workers import Workers
 
 V3 = Arm("v3", ("http://127.0.0.1:9009",))
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads of this process may get no processor for longer than control waits for workers and for the history."""
+    monkeypatch.setattr(plans, "SWITCH_SECONDS", 30.0)
+    monkeypatch.setattr(plans, "CHANGE_SECONDS", 10.0)
+    monkeypatch.setattr(plans, "CLOSE_SECONDS", 10.0)
 
 
 @pytest.fixture
@@ -115,16 +124,17 @@ def test_a_switch_counts_what_was_recalled_and_waits_for_it(control: Control, st
 
 def test_a_worker_that_does_not_obey_delays_no_other_switch(control: Control, state: StateDir) -> None:
     """One change waits for a worker that sleeps; another, meanwhile, is in the page at once."""
-    follower = Follower(state, 0, delay=1.0)
-    waiting = threading.Thread(target=lambda: control.change(half, who="a", action="a", why="", wait=2.0))
+    follower = Follower(state, 0, delay=60)
+    waiting = threading.Thread(target=lambda: control.change(half, who="a", action="a", why="", wait=60))
     waiting.start()
     while control.page.revision < 2:
         time.sleep(0.001)
     assert control.change(lambda plan: split_at(plan, 0), who="b", action="b", why="", wait=0).revision == 3
     assert follower.words[2] == 1
+    assert waiting.is_alive()
+    follower.die()
     waiting.join()
     assert revisions(control) == [1, 2, 3]
-    follower.stop()
 
 
 def test_concurrent_changes_each_get_a_revision_of_their_own_in_order(control: Control) -> None:
@@ -170,14 +180,14 @@ def test_a_store_that_somebody_has_locked_delays_no_switch(control: Control) -> 
 
 def test_switches_that_wait_for_a_stuck_worker_are_in_the_history_already(control: Control, state: StateDir) -> None:
     """Else a kill in these two seconds would lose all but the last two, which the page holds."""
-    stuck = Follower(state, 0, delay=30)
+    stuck = Follower(state, 0, delay=60)
     threads = [threading.Thread(target=control.switch, args=(Colour.GREEN,), kwargs={"who": name, "why": ""}) for name in "abc"]
     for thread in threads:
         thread.start()
     until(lambda: control.page.revision == 4)
     assert revisions(control) == [1, 2, 3, 4]
     assert all(thread.is_alive() for thread in threads)
-    stuck.stop()
+    stuck.die()
     for thread in threads:
         thread.join()
 

@@ -34,7 +34,7 @@ def test_a_child_ends_when_its_parent_is_killed() -> None:
 
 def test_a_child_whose_parent_died_before_it_asked_ends_at_once() -> None:
     done = subprocess.run(
-        [sys.executable, "-P", "-c", CHILD.format(unused_pid())], capture_output=True, timeout=30, check=False
+        [sys.executable, "-P", "-c", CHILD.format(unused_pid())], capture_output=True, timeout=60, check=False
     )
     assert done.returncode == 0
     assert done.stdout == b""
@@ -57,7 +57,7 @@ def scheduled(call: str) -> tuple[int, int, int]:
     """(policy, niceness added, length of a turn in ns) of a process after a call."""
     environment = {**os.environ, "NICE": str(os.getpriority(os.PRIO_PROCESS, 0))}
     command = [sys.executable, "-P", "-c", SCHEDULED.format(call)]
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=True)
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
     policy, nice, turn = map(int, told.stdout.split())
     return policy, nice, turn
 

@@ -57,7 +57,7 @@ def api(process: ControlProcess) -> Iterator[httpx.Client]:
         client.post("/v1/switch", json={"to": "blue"})
 
 
-def until(true: Callable[[], Any], seconds: float = 20.0) -> None:
+def until(true: Callable[[], Any], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it did not come about in time"
@@ -110,8 +110,13 @@ def test_a_rollout_from_start_to_done(api: httpx.Client, stage: Stage) -> None:
     record = api.get(f"/v1/rollouts/{document['number']}").json()
     assert record["hash"] == records[-1]["hash"]
     assert record["document"]["outcome"] == "done"
-    entries = [entry for entry in api.get("/v1/history").json()["history"] if entry["kind"] == "rollout"]
-    assert [entry["detail"]["to"] for entry in entries[-4:]] == ["shadowing", "stepping", "baking", "done"]
+
+    def told() -> list[str]:
+        entries = [entry for entry in api.get("/v1/history").json()["history"] if entry["kind"] == "rollout"]
+        return [entry["detail"]["to"] for entry in entries if entry["detail"]["rollout"] == document["number"]]
+
+    until(lambda: "done" in told())  # the state says so a moment earlier
+    assert told() == ["shadowing", "stepping", "baking", "done"]
 
 
 def test_while_it_goes_on(api: httpx.Client, stage: Stage) -> None:
@@ -197,7 +202,16 @@ def test_records_that_are_not_there(api: httpx.Client) -> None:
 
 
 def test_start_and_watch_until_it_is_done(api: httpx.Client, process: ControlProcess, stage: Stage) -> None:
-    status, out, err = bluegreen(process, "rollout", "start", "--watch")
+    stage.users = False  # until it has been seen in its first step: who watches looks twice a second only
+
+    class Screen(StringIO):
+        def write(self, text: str) -> int:
+            stage.users = stage.users or "stepping" in text
+            return super().write(text)
+
+    with redirect_stdout(Screen()) as screen, redirect_stderr(StringIO()) as errors:
+        status = cli.main(["rollout", "start", "--watch", "--control", process.url])
+    out, err = screen.getvalue(), errors.getvalue()
     assert (status, err) == (0, "")
     assert "stepping, step 1 of 2, green has 50 %" in out
     assert out.splitlines()[-1].endswith("done, green has 100 %: all 4 gates pass")

@@ -14,11 +14,13 @@ import pytest
 
 from models.arm import Arm, Colour
 from router import counters as c
+from router.control import plans
 from router.control.plans import Control
 from router.counters import CounterPage
 from router.errors import PlanError, Refused, Unavailable
 from router.page import PlanPage
 from router.plan import Plan, ShadowShare, shadowed_at, split_at, with_candidate
+from router.rollout import controller as rollout_controller
 from router.rollout import examiner
 from router.rollout.controller import RolloutController
 from router.rollout.examiner import Examiner
@@ -144,6 +146,17 @@ class Setting:
 def _no_intervals_for_readers(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take most of a look's time, and here is nobody who reads them; every decision is the same without."""
     monkeypatch.setattr(examiner, "DETAIL_SECONDS", 1e9)
+
+
+@pytest.fixture(autouse=True)
+def _patience_with_the_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread may get no processor for longer than anybody waits for it."""
+    wait_for_the_history(monkeypatch, 10.0)
+
+
+def wait_for_the_history(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    for module, name in ((plans, "CHANGE_SECONDS"), (plans, "CLOSE_SECONDS"), (rollout_controller, "HISTORY_SECONDS")):
+        monkeypatch.setattr(module, name, seconds)
 
 
 @pytest.fixture
@@ -332,8 +345,9 @@ def test_another_share_of_mirrored_traffic_is_nobodys_interference(router: Setti
 def test_a_switch_by_hand_is_seen_before_the_history_has_it(router: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     """A harmless change right after it must not hide it."""
     router.start()
+    wait_for_the_history(monkeypatch, 0.1)
     write, go = router.store.add_history, threading.Event()
-    monkeypatch.setattr(router.store, "add_history", lambda *entry: (go.wait(10), write(*entry)))
+    monkeypatch.setattr(router.store, "add_history", lambda *entry: (go.wait(60), write(*entry)))
     router.control.switch(Colour.BLUE, who="dan", why="I know better")
     router.control.change(lambda plan: shadowed_at(plan, 50), who="eve", action="shadow 50", why="", wait=0)
     router.controller.tick(router.now)
@@ -442,17 +456,19 @@ def test_a_share_that_somebody_has_changed_since_is_left_alone(tmp_path: Path) -
 # --- the breaker's part -------------------------------------------------------------------------------------------------------
 
 
-def test_the_breaker_takes_green_to_nothing_without_the_store_and_the_next_tick_tells_it(router: Setting) -> None:
+def test_the_breaker_takes_green_to_nothing_without_the_store_and_the_next_tick_tells_it(
+    router: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert router.controller.armed() is None
     router.start()
     assert router.controller.armed() is None  # no user sees green
     router.pass_time(10)
     armed = router.controller.armed()
     assert armed is not None
+    wait_for_the_history(monkeypatch, 0.1)
     with closing(sqlite3.connect(router.state.store, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")  # somebody writes for long
         router.store.close()
-        router.control._record = lambda: None  # type: ignore[method-assign]  # what follows the page is not this test's
         assert router.controller.trip(armed, "fast breaker: 30 of green's 40 requests failed within 0.1 s")
         assert router.control.plan().split.green_percent == 0
     assert router.rollout.state is State.STEPPING

@@ -8,10 +8,12 @@ import pytest
 
 from router.rollout.own_gate import OwnGateError, OwnGateRunner, load_gate
 
+PATIENCE = 60  # seconds for a call that is to return
+
 
 def test_a_gate_beside_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "my_own_gate.py").write_text("def enough(evidence):\n    return evidence['pairs'] > 10\n")
-    gate = OwnGateRunner(load_gate("my_own_gate:enough", tmp_path))
+    gate = OwnGateRunner(load_gate("my_own_gate:enough", tmp_path), PATIENCE)
     assert gate({"pairs": 11}) is True
     assert gate({"pairs": 3}) is False
 
@@ -30,7 +32,7 @@ def test_a_gate_that_raises_says_what() -> None:
         raise LookupError("no such metric")
 
     with pytest.raises(RuntimeError, match="LookupError: no such metric"):
-        OwnGateRunner(broken)({})
+        OwnGateRunner(broken, PATIENCE)({})
 
 
 def test_a_gate_that_hangs_is_not_waited_for_and_not_started_twice() -> None:
@@ -38,7 +40,7 @@ def test_a_gate_that_hangs_is_not_waited_for_and_not_started_twice() -> None:
 
     def slow(evidence: Any) -> object:
         calls.append(1)
-        going.wait(10)
+        going.wait(60)
         return True
 
     gate = OwnGateRunner(slow, patience=0.02)
@@ -47,7 +49,8 @@ def test_a_gate_that_hangs_is_not_waited_for_and_not_started_twice() -> None:
     with pytest.raises(TimeoutError, match="has not returned from an earlier call"):
         gate({})
     going.set()
-    gate._running.join(5)  # type: ignore[union-attr]  # it was started
+    gate._running.join(60)  # type: ignore[union-attr]  # it was started
+    gate._patience = PATIENCE
     assert gate({}) is True
     assert len(calls) == 2
 
@@ -58,5 +61,5 @@ def test_a_gate_cannot_change_the_evidence_of_the_others() -> None:
         return True
 
     evidence = {"agreement": {"n": 3}}
-    assert OwnGateRunner(greedy)(evidence) is True
+    assert OwnGateRunner(greedy, PATIENCE)(evidence) is True
     assert evidence == {"agreement": {"n": 3}}

@@ -80,7 +80,7 @@ def stage(tmp_path: Path) -> Stage:
     state = StateDir(tmp_path)
     state.run.mkdir()
     state.counters_dir.mkdir()
-    state.settings_json.write_text("{}")
+    state.settings_json.write_text('{"timeouts": {"connect": 20}}')  # also on a busy machine
     return Stage(state, PlanPage(state.plan_page, writable=True), CounterPage(state.counters(0), writable=True))
 
 
@@ -93,7 +93,7 @@ def account(shadow: Shadow, release: int) -> tuple[int, int, dict[str, int]]:
 
 
 async def until(true: Any) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not true():
             await asyncio.sleep(0.005)
 

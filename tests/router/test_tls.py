@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import signal
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from certificates import Authority, Issued, serial_of
-from plane import Client, Router, Seen, Upstream, chunked, ok, until
+from busy import in_time
+from certificates import Authority, Issued, put, serial_of
+from plane import PATIENT, SHORT, Client, Router, Seen, Upstream, chunked, ok, until
 
 from router import counters as c
 
@@ -48,7 +50,7 @@ def router(_tls_worker: Router, blue: Upstream, green: Upstream) -> Router:
 def settings_of(issued: Issued, **others: Any) -> dict[str, Any]:
     return {
         "listen_tls": {"certificate": str(issued.certificate), "key": str(issued.key)},
-        "timeouts": {"head": 0.5, "idle": 2.0, "drain": 5},
+        "timeouts": PATIENT,
         "limits": {"body": 32 << 20},
         "health": {"interval": 60},
         **others,
@@ -124,9 +126,13 @@ def test_plain_http_and_noise_at_the_tls_port(router: Router) -> None:
             assert client.sends(data).is_cut_off()
 
 
-def test_handshake_that_never_ends_is_ended(router: Router) -> None:
+def test_handshake_that_never_ends_is_ended(router: Router, issued: Issued) -> None:
     """A slow handshake is a slow head."""
-    with Client(router.tls_address) as silent, Client(router.tls_address) as slow:
+    with (
+        router.reset_to(settings_of(issued, timeouts=SHORT)),
+        Client(router.tls_address) as silent,
+        Client(router.tls_address) as slow,
+    ):
         slow.sends(hello(router)[:50])
         assert silent.is_cut_off()
         assert slow.is_cut_off()
@@ -197,13 +203,18 @@ def test_large_bodies_both_ways(router: Router, authority: Authority, blue: Upst
 
 def test_refusal_in_the_middle_of_a_body_arrives(router: Router, authority: Authority) -> None:
     """RFC 9112, 9.6: a reset would destroy the answer, which a client that sends all before it reads has not read yet."""
-    with router.tls_client(authority.client()) as client:
-        client.sends(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (64 << 20))
-        client.sends(*[b"x" * 65536] * 40, pause=0.005)
-        answer = client.receives()
-        assert (answer.status, answer.header(b"connection")) == (413, b"close")
-        assert answer.problem()
-        assert client.closed()  # a moment later, with the closing alert
+    context = authority.client()
+
+    def refused() -> None:
+        with router.tls_client(context) as client:
+            client.sends(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (64 << 20))
+            client.sends(*[b"x" * 65536] * 40, pause=0.005)
+            answer = client.receives()
+            assert (answer.status, answer.header(b"connection")) == (413, b"close")
+            assert answer.problem()
+            assert client.closed()  # a moment later, with the closing alert
+
+    in_time(1.5, refused)  # two seconds after the refusal the router waits no longer
 
 
 def test_refusal_waits_for_a_client_that_goes_on_sending_no_longer_than_a_moment(router: Router, authority: Authority) -> None:
@@ -257,6 +268,7 @@ def own(tmp_path: Path, blue: Upstream, authority: Authority) -> Iterator[tuple[
 
 def test_reloaded_when_the_files_change_without_losing_anybody(own: tuple[Router, Issued], authority: Authority) -> None:
     router, issued = own
+    router.forgives("certificate was not reloaded")  # it may be looked at between its own replacement and the key's
     context = authority.client()
     first = issued.serial
     seen: list[int] = []
@@ -274,7 +286,7 @@ def test_reloaded_when_the_files_change_without_losing_anybody(own: tuple[Router
         assert old.asks(GET).status == 200
         asking = threading.Thread(target=ask)
         asking.start()
-        until(lambda: seen, "a first answer")
+        until(lambda: failures or seen, "a first answer")
         second = authority.issues(NAME)
         issued.becomes(second)
         until(lambda: failures or seen[-1] == second.serial, "the new certificate is shown")
@@ -304,11 +316,11 @@ def test_broken_pair_leaves_the_old_one_in_force(own: tuple[Router, Issued], aut
         (b"", b""),
         (hidden.certificate.read_bytes(), hidden.key.read_bytes()),  # nobody is there to type the passphrase
     ]:
+        put(issued.certificate, certificate)
+        put(issued.key, key)
         told = router.log.count("not reloaded")
-        issued.certificate.write_bytes(certificate)
-        issued.key.write_bytes(key)
-        router.process.send_signal(signal.SIGHUP)
-        until(lambda told=told: router.log.count("not reloaded") > told, "the broken pair is told")
+        router.rereads(settings_of(issued))
+        assert router.log.count("not reloaded") > told
         assert shown(router, context) == issued.serial
     issued.key.unlink()
     assert shown(router, context) == issued.serial
@@ -320,7 +332,7 @@ def test_broken_pair_leaves_the_old_one_in_force(own: tuple[Router, Issued], aut
 def test_broken_pair_is_told_once_and_not_at_every_look(own: tuple[Router, Issued], authority: Authority) -> None:
     router, issued = own
     router.forgives("certificate was not reloaded")
-    issued.certificate.write_bytes(b"no certificate")
+    put(issued.certificate, b"no certificate")
     until(lambda: "not reloaded" in router.log, "it is told")
     time.sleep(1.5)  # the files are looked at every second
     assert router.log.count("not reloaded") == 1
@@ -347,6 +359,7 @@ def test_certificate_of_another_key_type_replaces_the_old_one_wholly(
 
 def test_sighup_takes_files_at_another_path(own: tuple[Router, Issued], authority: Authority) -> None:
     router, _ = own
+    router.forgives("certificate was not reloaded")  # it may be looked at between its own replacement and the key's
     other = authority.issues(NAME)
     router.rereads(settings_of(other))
     assert shown(router, authority.client()) == other.serial
@@ -362,7 +375,7 @@ def test_drain_finishes_requests_and_handshakes(own: tuple[Router, Issued], auth
     router, _ = own
     context = authority.client()
     go = threading.Event()
-    blue.does(lambda connection, _seen: (go.wait(5), connection.send(ok(b"late")))[1], once=True)
+    blue.does(lambda connection, _seen: (go.wait(60), connection.send(ok(b"late")))[1], once=True)
     with router.tls_client(context) as running, router.tls_client(context) as idle, Client(router.tls_address) as begun:
         running.sends(GET)
         blue.request()
@@ -375,17 +388,31 @@ def test_drain_finishes_requests_and_handshakes(own: tuple[Router, Issued], auth
         assert running.closed()
         assert idle.closed()
         begun.closes()
-    assert router.process.wait(10) == 0
+    assert router.process.wait(60) == 0
 
 
-def test_client_that_connected_before_the_drain_gets_its_answer(own: tuple[Router, Issued], authority: Authority) -> None:
-    router, _ = own
-    plain = [socket.create_connection(router.tls_address, 10) for _ in range(5)]
-    router.terminates()
-    until(lambda: router.counts.word(c.DRAINING) == 1, "the drain begins")
-    time.sleep(0.2)  # a client that is a few round trips of an ocean away
-    for sock in plain:
-        with authority.client().wrap_socket(sock, server_hostname=NAME) as tls:
-            tls.sendall(GET)
-            assert tls.recv(12) == b"HTTP/1.1 200"
-    assert router.process.wait(10) == 0
+def test_client_that_connected_before_the_drain_gets_its_answer(tmp_path: Path, blue: Upstream, authority: Authority) -> None:
+    issued, context = authority.issues(NAME), authority.client()
+    for attempt in range(5):
+        with (
+            Router(tmp_path / str(attempt), blue, settings=settings_of(issued)) as router,
+            contextlib.ExitStack() as open_sockets,
+        ):
+            plain = [open_sockets.enter_context(socket.create_connection(router.tls_address, 60)) for _ in range(5)]
+            began = time.monotonic()
+            router.terminates()
+            try:
+                until(lambda router=router: router.counts.word(c.DRAINING) == 1, "the drain begins")
+                time.sleep(0.05)  # a client that is an ocean away
+                for sock in plain:
+                    with context.wrap_socket(sock, server_hostname=NAME) as tls:
+                        tls.sendall(GET)
+                        assert tls.recv(12) == b"HTTP/1.1 200"
+            except (OSError, AssertionError):
+                # A drain waits a second for handshakes: whoever got no processor for that long must try again.
+                if attempt == 4 or time.monotonic() - began < 0.7:
+                    raise
+                continue
+            assert router.process.wait(60) == 0
+            assert router.complaints() == []
+            return

@@ -75,7 +75,7 @@ def test_certificate_that_cannot_be_used_is_told_at_the_start(tmp_path: Path, au
     files = {"listen": "127.0.0.1:0", "certificate": str(good.certificate), "key": str(other.key)}
     router = deployment.Deployment(tmp_path, "http://127.0.0.1:9", None, listen_tls=files)
     command = [sys.executable, "-P", "-m", "router.cli", "serve", str(router.config)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     (line,) = (done.stdout + done.stderr).splitlines()
     assert "listen_tls: " in line

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from certificates import Authority, Issued
-from plane import Client, Router, Upstream, chunked, ok, until
+from plane import PATIENT, Client, Router, Upstream, chunked, ok, until
 
 from router import counters as c
 
@@ -54,8 +54,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def begin(*blue: Upstream | str, trust: dict[str, Any] | None = None, **options: Any) -> Router:
         settings = {
-            "timeouts": {"connect": 2.0, "first_byte": 5, "idle": 2.0},
-            "health": {"interval": 60},
+            "timeouts": PATIENT,
+            "health": {"interval": 60, "timeout": 10},
             "upstream_tls": {key: str(value) if isinstance(value, Path) else value for key, value in (trust or {}).items()},
             "fallback": {"on": []},
             **options.pop("settings", {}),
@@ -101,7 +101,7 @@ def test_https_server_that_proves_who_it_is(start: Start, serving: Callable[...,
             body[: 3 << 20], body[3 << 20 :]
         )
         assert client.asks(request).payload == body[::-1]
-    assert router.counts.blue(c.STATUS + 1) == 4
+    until(lambda: router.counts.blue(c.STATUS + 1) == 4, "all of them are counted")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,9 @@ def test_https_server_that_does_not(
         context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
         context.maximum_version = ssl.TLSVersion.TLSv1_1
         context.set_ciphers("DEFAULT:@SECLEVEL=0")
-    if problem == "not https":
+    settings: dict[str, Any] = {}
+    if problem == "not https":  # it waits for the end of a request's head, and says nothing
+        settings = {"timeouts": {**PATIENT, "connect": 0.5}, "health": {"interval": 60, "timeout": 0.5}}
         plain = serving()
         url = plain.url.replace("http:", "https:")
     elif problem == "only a common name":
@@ -126,7 +128,7 @@ def test_https_server_that_does_not(
     else:
         server = serving(tls=context)
         url = server.url
-    router = start(url, trust={} if problem == "the system's authorities" else {"ca": authority.file})
+    router = start(url, trust={} if problem == "the system's authorities" else {"ca": authority.file}, settings=settings)
     answer = router.asks(GET)
     assert answer.status == 502
     assert answer.problem()
@@ -215,9 +217,7 @@ def test_servers_that_fail_in_the_handshake_leave_nothing_behind(
     resetting = serving().resets_at_accept()
     with listener:
         silent = f"https://{LOOPBACK}:{listener.getsockname()[1]}"
-        router = start(
-            silent, trust={"ca": authority.file}, settings={"timeouts": {"connect": 0.3}, "health": {"interval": 60}}
-        )
+        router = start(silent, trust={"ca": authority.file}, settings={"timeouts": {**PATIENT, "connect": 0.5}})
         assert router.asks(GET).status == 502
         router.obeys(blue=[resetting.url.replace("http:", "https:")])
         before = router.descriptors
@@ -353,7 +353,7 @@ def test_name_is_resolved_again_for_every_new_connection(
 
 
 def test_name_that_has_never_existed_is_a_problem_and_not_a_hang(start: Start) -> None:
-    answer = start("http://no-such-host.invalid:80").asks(GET)
+    answer = start("http://no-such-host.invalid:80", settings={"timeouts": {**PATIENT, "connect": 2.0}}).asks(GET)
     assert answer.status == 502
     assert answer.problem()
 

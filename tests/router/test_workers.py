@@ -114,7 +114,7 @@ def test_waiting_ends_when_every_living_worker_obeys(state: StateDir, two: list[
     two[1].delay = 0.2
     turn(state, 2)
     workers.nudge()
-    assert workers.wait(2)
+    assert workers.wait(2, 30)
     assert [follower.words[c.REVISION] for follower in two] == [2, 2]
 
 
