@@ -38,7 +38,6 @@ from router.state import StateDir
 __all__ = [
     "PATIENCE",
     "PATIENT",
-    "SHORT",
     "Answer",
     "Client",
     "Connection",
@@ -65,8 +64,6 @@ PATIENT: dict[str, float] = {
     **{"connect": 10, "first_byte": 30, "idle": 30, "head": 30, "body": 60, "keep_alive": 75},
     **{"upstream_keep_alive": 30, "continue": 0.25, "drain": 30},
 }
-# For a test that waits until one of them has passed, and that never has to be faster than any.
-SHORT: dict[str, float] = {**PATIENT, "connect": 0.5, "first_byte": 0.5, "idle": 0.5, "head": 0.5}
 
 # --- clients -------------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from certificates import Authority
-from plane import SHORT, Client, Router, Upstream
+from plane import Client, Router, Upstream
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +47,6 @@ def router(_worker: Router, blue: Upstream, green: Upstream) -> Router:
     assert _worker.process.poll() is None, _worker.log
     _worker.begins(blue, green)
     return _worker
-
-
-@pytest.fixture
-def impatient(request: pytest.FixtureRequest, router: Router) -> Iterator[None]:
-    """The worker gives up after SHORT times while the test runs. Named by `usefixtures`, which comes before `client`."""
-    with router.reset_to({**getattr(request.module, "SETTINGS", {}), "timeouts": SHORT}):
-        yield
 
 
 @pytest.fixture

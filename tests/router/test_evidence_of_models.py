@@ -54,7 +54,7 @@ def urls(directory: Path) -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def router(urls: dict[str, str], tmp_path: Path) -> Iterator[Any]:
-    shadow = {"percent": 100, "noise_percent": 100, "max_in_flight": IN_FLIGHT}
+    shadow = {"percent": 100, "noise_percent": 100, "max_in_flight": IN_FLIGHT, "nice": 0}
     router = deployment.Deployment(tmp_path, urls["blue"], urls["slow"], shadow=shadow, workers=1)
     router.start()
     for url in urls.values():

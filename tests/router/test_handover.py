@@ -128,3 +128,15 @@ def test_while_traffic_is_split_what_is_not_mirrored_is_handed_over_for_the_log(
     seen = listener.frames(20)
     assert {found.flags for found in seen} == {frame.LOGGED_ONLY}
     assert {found.colour for found in seen} == {0, 1}
+
+
+def test_half_a_request_is_not_handed_over(tapped: tuple[Router, Listener], blue: Upstream) -> None:
+    """An answer that came before the request was whole: the other arm could not be asked the same."""
+    router, listener = tapped
+    blue.answers_early(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", once=True)
+    with router.client() as client:
+        assert client.asks(POST.replace(b"Content-Length: 5", b"Content-Length: 50")).status == 401
+    assert router.asks(POST, "POST").status == 200
+    (found,) = listener.frames(1)
+    assert found.request_head + found.request_body == POST
+    assert found.response_head.startswith(b"HTTP/1.1 200 ")

@@ -295,7 +295,11 @@ def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     servers = deployment.ColourServers()
     folder = tmp_path_factory.mktemp("recording")
     one = deployment.Deployment(
-        folder, servers.url("blue"), servers.url("green"), shadow={"percent": 100}, record={"redact": ["header:x-user-id"]}
+        folder,
+        servers.url("blue"),
+        servers.url("green"),
+        shadow={"percent": 100, "nice": 0},
+        record={"redact": ["header:x-user-id"]},
     )
     one.start()
     one.servers = servers

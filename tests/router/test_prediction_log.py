@@ -29,7 +29,7 @@ def servers() -> Iterator[ColourServers]:
 @pytest.fixture(scope="module")
 def router(tmp_path_factory: pytest.TempPathFactory, servers: ColourServers) -> Iterator[Deployment]:
     folder = tmp_path_factory.mktemp("predictions")
-    one = Deployment(folder, servers.url("blue"), servers.url("green"), split=SPLIT, shadow={"percent": 50})
+    one = Deployment(folder, servers.url("blue"), servers.url("green"), split=SPLIT, shadow={"percent": 50, "nice": 0})
     one.start()
     yield one
     one.stop()
@@ -157,7 +157,12 @@ def test_after_kill_of_everything_nothing_is_counted_twice(router: Deployment, r
 
 def test_without_rows_there_is_no_log(servers: ColourServers, tmp_path: Path) -> None:
     router = Deployment(
-        tmp_path, servers.url("blue"), servers.url("green"), split=SPLIT, shadow={"percent": 100}, predictions={"rows": 0}
+        tmp_path,
+        servers.url("blue"),
+        servers.url("green"),
+        split=SPLIT,
+        shadow={"percent": 100, "nice": 0},
+        predictions={"rows": 0},
     )
     router.start()
     try:

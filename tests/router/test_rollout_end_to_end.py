@@ -84,7 +84,7 @@ def servers() -> Iterator[ModelServers]:
 @pytest.fixture(scope="module")
 def router(servers: ModelServers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("router")
-    one = Deployment(folder, servers.url("blue"), servers.url("green"), shadow={"percent": 0}, rollout=POLICY)
+    one = Deployment(folder, servers.url("blue"), servers.url("green"), shadow={"percent": 0, "nice": 0}, rollout=POLICY)
     one.start()
     yield one
     one.stop()

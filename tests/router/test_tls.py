@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from busy import in_time
 from certificates import Authority, Issued, put, serial_of
-from plane import PATIENT, SHORT, Client, Router, Seen, Upstream, chunked, ok, until
+from plane import PATIENT, Client, Router, Seen, Upstream, chunked, ok, until
 
 from router import counters as c
 
@@ -129,7 +129,7 @@ def test_plain_http_and_noise_at_the_tls_port(router: Router) -> None:
 def test_handshake_that_never_ends_is_ended(router: Router, issued: Issued) -> None:
     """A slow handshake is a slow head."""
     with (
-        router.reset_to(settings_of(issued, timeouts=SHORT)),
+        router.reset_to(settings_of(issued, timeouts={**PATIENT, "head": 0.5})),
         Client(router.tls_address) as silent,
         Client(router.tls_address) as slow,
     ):
